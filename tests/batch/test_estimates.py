@@ -45,7 +45,8 @@ def test_a_batch_costs_the_sum_of_its_items() -> None:
 
 
 def test_a_service_without_prices_has_no_sum() -> None:
-    found = estimated(["a", "b"], settings(api="ark"))
+    found = estimated(["a", "b"], settings(api="ark", model="seedance-2-0-pro"))
+    assert [row.model for row in found.rows] == ["seedance-2-0-pro"]
     assert (found.credits, found.cost_usd, found.unpriced) == (None, None, 2)
     assert found.table().count("unknown") == 4
 
@@ -55,14 +56,11 @@ def test_invalid_items_are_named() -> None:
     assert found.renders == 1
     assert [key for key, _ in found.problems] == ["1"]
     assert "refused: 1: " in found.table()
+    assert json.loads(json.dumps(found.as_dict(), allow_nan=False)) == found.as_dict()
 
 
 def test_the_table_has_a_line_for_each_model_and_resolution() -> None:
-    items: list[Any] = [
-        {"prompt": "a", "resolution": "480p"},
-        {"prompt": "a", "resolution": "480p"},
-        {"prompt": "a", "resolution": "720p"},
-    ]
+    items = [{"prompt": "a", "resolution": resolution} for resolution in ("480p", "480p", "720p")]
     head, *rows, total = estimated(items).table().splitlines()
     assert head.split() == ["model", "resolution", "renders", "credits", "cost"]
     assert [row.split()[1:3] for row in rows] == [["480p", "2"], ["720p", "1"]]
@@ -70,7 +68,10 @@ def test_the_table_has_a_line_for_each_model_and_resolution() -> None:
     assert len({len(line) for line in (head, *rows, total)}) == 1
 
 
-def test_an_empty_batch_costs_nothing() -> None:
+def test_fractions_of_a_cent_are_kept_and_an_empty_batch_costs_nothing() -> None:
+    cheap = estimated([{"prompt": "a", "resolution": "480p", "duration": 12}])
+    assert (cheap.credits, cheap.cost_usd) == (19, 0.095)
+    assert "$0.095" in cheap.table()
     found = estimated([])
     assert (found.renders, found.credits, found.cost_usd, found.unpriced) == (0, 0, 0, 0)
     assert found.summary() == "0 credits ($0.00)"
@@ -101,23 +102,12 @@ def test_unknown_requests_count_without_a_price() -> None:
     assert nothing.summary() == "2 renders of unknown price"
 
 
-def test_fractions_of_a_cent_are_kept() -> None:
-    found = estimated([{"prompt": "a", "resolution": "480p", "duration": 12}])
-    assert (found.credits, found.cost_usd) == (19, 0.095)
-    assert "$0.095" in found.table()
-
-
 def test_equal_problems_are_listed_once_and_only_the_first_ones() -> None:
     found = estimate(SERVICE, [], [("render", "too long")] * 7)
     assert found.table().splitlines()[-1] == "refused: render: too long (7 times)"
     many = estimate(SERVICE, [], [(str(number), "too long") for number in range(30)])
     assert many.table().splitlines()[-1] == "and 20 more"
     assert len(many.as_dict()["refused"]) == 30
-
-
-def test_the_dictionary_is_json() -> None:
-    found = estimated(["a", {"prompt": "b", "duration": 5}])
-    assert json.loads(json.dumps(found.as_dict(), allow_nan=False)) == found.as_dict()
 
 
 @given(st.lists(st.tuples(st.sampled_from(sorted(PRICES)), st.integers(1, 5)), max_size=8))
@@ -132,11 +122,6 @@ def test_the_sum_is_that_of_the_published_prices(counts: list[tuple[tuple[str, i
     assert found.cost_usd == pytest.approx(found.credits * 0.005)
     assert sum(row.renders for row in found.rows) == found.renders == len(items)
     assert len(found.rows) == len({key[0] for key, _ in counts})
-
-
-def test_the_default_model_of_the_connection_is_priced() -> None:
-    found = estimated(["a"], settings(api="ark", model="seedance-2-0-pro"))
-    assert [row.model for row in found.rows] == ["seedance-2-0-pro"]
 
 
 def test_a_price_in_dollars_alone_is_a_whole_price() -> None:

@@ -60,7 +60,7 @@ def test_a_failed_write_leaves_the_previous_manifest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "torn", [b'{"key": "b", "sta', '{"key": "灯'.encode()[:-1], '{"key": "灯'.encode()[:-2]]
 )
-def test_an_incomplete_last_line_is_left_out(
+def test_an_incomplete_line_is_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, torn: bytes
 ) -> None:
     path = tmp_path / "manifest.jsonl"
@@ -106,13 +106,7 @@ def test_a_malformed_line_is_named(tmp_path: Path, content: bytes, message: str)
         read_manifest(str(tmp_path / "manifest.jsonl"))
 
 
-DONE = {
-    "generation_id": "g",
-    "api": "ark",
-    "media": "video",
-    "status": "succeeded",
-    "urls": ["https://x.example/1"],
-}
+DONE = {"generation_id": "g", "api": "ark", "media": "video", **LINES[0], "urls": ["https://x.example/1"]}
 
 
 def test_the_result_of_a_line() -> None:
@@ -120,7 +114,7 @@ def test_the_result_of_a_line() -> None:
     assert found
     assert (found.generation_id, found.model, found.credits) == ("g", "\ufffd\ufffd", None)
     deep: Any = []
-    for _ in range(100_000):
+    for _ in range(20_000):
         deep = [deep]
     for line in (LINES[1], {**DONE, "urls": None}, {**DONE, "x": deep}):
         assert read_result(line) is None
@@ -134,9 +128,8 @@ def test_a_missing_manifest_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_an_unknown_scheme_is_refused() -> None:
-    with pytest.raises(
-        errors.SeedanceConfigurationError, match=r"manifest 'nosuch://x/m\.jsonl' cannot be used"
-    ):
+    unusable = r"manifest 'nosuch://x/m\.jsonl' cannot be used"
+    with pytest.raises(errors.SeedanceConfigurationError, match=unusable):
         read_manifest("nosuch://x/m.jsonl")
 
 
@@ -151,9 +144,7 @@ def test_a_manifest_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("method", ["info", "open"])
-@pytest.mark.parametrize(
-    "error", [ConnectionError("hung up"), PermissionError("not now"), TimeoutError("late")]
-)
+@pytest.mark.parametrize("error", [ConnectionError("hung up"), PermissionError("not now")])
 def test_an_unreachable_store_is_worth_a_retry(tmp_path: Path, method: str, error: Exception) -> None:
     path = f"file://{tmp_path}/manifest.jsonl"
     write_manifest(path, LINES)

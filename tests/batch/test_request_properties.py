@@ -18,7 +18,6 @@ from airflow_provider_seedance.generations import VideoRequest
 
 
 def written(path: Path, text: str | bytes) -> str:
-    """Write a file and return its path."""
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return str(path)
 

@@ -22,7 +22,6 @@ from airflow_provider_seedance.urls import MediaInput
 
 
 def written(path: Path, text: str | bytes) -> str:
-    """Write a file and return its path."""
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return str(path)
 
@@ -37,7 +36,6 @@ def refused(value: Any, defaults: dict[str, Any] | None = None) -> str:
 
 
 def arguments(value: Any, defaults: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-    """Return the arguments that were read."""
     return [item.arguments for item in read_requests(value, defaults)]
 
 
@@ -127,36 +125,20 @@ def test_an_unset_argument_gets_its_default(unset: Any) -> None:
 
 @pytest.mark.parametrize("value", [0, False, [], {}])
 def test_a_false_argument_is_set(value: Any) -> None:
-    assert arguments([{"prompt": "A lamp", "seed": value}], {"seed": 4}) == [
-        {"prompt": "A lamp", "seed": value}
-    ]
+    request = {"prompt": "A lamp", "seed": value}
+    assert arguments([request], {"seed": 4}) == [request]
 
 
-def test_prompts_are_not_changed() -> None:
+def test_prompts_and_the_values_of_the_caller_are_not_changed() -> None:
     odd = "  A lamp\n\u2028 at  night\u3000"
-    assert arguments([odd, {"prompt": odd}]) == [{"prompt": odd}] * 2
-
-
-def test_the_values_of_the_caller_are_not_changed() -> None:
-    given = [{"prompt": "A lamp", "key": "a", "duration": None}]
-    defaults = {"duration": 4}
-    read_requests(given, defaults)
-    assert given == [{"prompt": "A lamp", "key": "a", "duration": None}]
-    assert defaults == {"duration": 4}
+    given, defaults = {"prompt": odd, "key": "a", "duration": None}, {"duration": 4}
+    assert arguments([odd, given], defaults) == [{"prompt": odd, "duration": 4}] * 2
+    assert (given, defaults) == ({"prompt": odd, "key": "a", "duration": None}, {"duration": 4})
 
 
 @pytest.mark.parametrize(
     ("key", "read"),
-    [
-        ("a", "a"),
-        (7, "7"),
-        (0, "0"),
-        (-1, "-1"),
-        (None, "0"),
-        ("", "0"),
-        ("ä ö/ü", "ä ö/ü"),
-        ("x" * MAX_KEY_CHARS,) * 2,
-    ],
+    [(7, "7"), (0, "0"), (-1, "-1"), (None, "0"), ("", "0"), ("ä ö/ü",) * 2, ("x" * MAX_KEY_CHARS,) * 2],
 )
 def test_a_key_is_read_as_text(key: Any, read: str) -> None:
     (item,) = read_requests([{"prompt": "A lamp", "key": key}])
@@ -177,9 +159,7 @@ def test_an_invalid_key_is_refused(key: Any) -> None:
 
 
 def test_equal_keys_are_named() -> None:
-    message = refused(
-        ["A lamp", {"prompt": "x", "key": "a"}, {"prompt": "y", "key": "a"}, {"prompt": "z", "key": "0"}]
-    )
+    message = refused(["A lamp", *({"prompt": "x", "key": key} for key in "aa0")])
     assert "requests 1 and 2 have the same key 'a'" in message
     assert "requests 0 and 3 have the same key '0'" in message
 
@@ -238,19 +218,20 @@ def test_an_item_with_an_input_needs_no_prompt() -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["lamp", "A lamp", "A boat and/or a kite", "A lamp, 5.30", "Dawn. A boat", "Wide shot no.5b of a/b"],
+    ("path", "why"),
+    [
+        *(
+            (path, "no such file")
+            for path in ("none.csv", "my requests.jsonl", "/srv/my requests", "./a b/c")
+        ),
+        ("nowhere://bucket/x.jsonl", "cannot be used"),
+    ],
 )
-def test_a_single_prompt_belongs_into_a_list(text: str) -> None:
-    assert "put a single request in a list" in refused(text)
-
-
-@pytest.mark.parametrize(
-    "path", ["none.csv", "my requests.jsonl", "/srv/my requests", "data/none", "./a b/c"]
-)
-def test_a_path_is_not_a_prompt(path: str) -> None:
-    with pytest.raises(errors.SeedanceConfigurationError, match="no such file"):
+def test_a_path_is_not_a_prompt(path: str, why: str) -> None:
+    with pytest.raises(errors.SeedanceConfigurationError, match=why) as caught:
         read_requests(path)
+    assert "Nothing was sent" in caught.value.message
+    assert not caught.value.retry_helps
 
 
 def test_a_message_names_the_first_ten_problems() -> None:
@@ -263,30 +244,23 @@ def test_a_message_does_not_repeat_long_names() -> None:
     assert len(refused([{"prompt": "A lamp", **{f"{n:0>5000}": 1 for n in range(50)}}])) < 1500
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        [
-            "A lamp",
-            {"prompt": " ", "key": "b"},
-            {"prompt": "x", "durtion": 1},
-            7,
-            {"prompt": "y", "key": " "},
-        ],
-        'prompt,key,durtion\n"A lamp",,\n',
-    ],
-)
-def test_an_invalid_request_that_is_kept_fails_its_item_only(value: Any, tmp_path: Path) -> None:
-    if isinstance(value, str):  # the columns are those of all requests
-        with pytest.raises(errors.SeedanceRequestError, match="durtion"):
-            read_requests(written(tmp_path / "r.csv", value), keep=True)
-        return
+def test_an_invalid_request_that_is_kept_fails_its_item_only(tmp_path: Path) -> None:
+    value = [
+        "A lamp",
+        {"prompt": " ", "key": "b"},
+        {"prompt": "x", "durtion": 1},
+        7,
+        {"prompt": "y", "key": " "},
+    ]
     items = read_requests(value, {"seed": 1}, keep=True)
     assert [(item.key, item.failure.kind if item.failure else None) for item in items] == [
         ("0", None), ("b", "request"), ("2", "request"), ("3", "request"), ("4", "request"),
     ]  # fmt: skip
     assert items[1].failure
     assert "request 1 has an empty prompt. Nothing was sent" in items[1].failure.error
+    # The columns are those of all requests.
+    with pytest.raises(errors.SeedanceRequestError, match="durtion"):
+        read_requests(written(tmp_path / "r.csv", 'prompt,key,durtion\n"A lamp",,\n'), keep=True)
 
 
 def test_invalid_lines_that_are_kept_fail_their_items_only(tmp_path: Path) -> None:
@@ -297,8 +271,12 @@ def test_invalid_lines_that_are_kept_fail_their_items_only(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "value", ["A lamp in the rain", "A lamp. It rains", "A lamp\nA bag", {"prompt": "A lamp"}]
-)
+    "value",
+    [
+        "lamp", "A boat and/or a kite", "A lamp, 5.30", "Dawn. A boat", "Wide shot no.5b of a/b", "A lamp\nA bag",
+        {"prompt": "A lamp"},
+    ],
+)  # fmt: skip
 def test_a_single_request_belongs_in_a_list(value: Any) -> None:
     assert "put a single request in a list: requests=[…]" in refused(value)
 
@@ -332,11 +310,8 @@ def test_an_invalid_line_is_named(tmp_path: Path, line: str) -> None:
     assert "line 3 is not JSON" in message
     assert "line 4 is list, neither" in message
     assert "line 1 " not in message
-
-
-def test_a_repeated_name_is_refused(tmp_path: Path) -> None:
-    message = refused(written(tmp_path / "r.jsonl", '{"prompt": "A lamp", "prompt": "A bag"}'))
-    assert "it has 'prompt' twice" in message
+    repeated = refused(written(tmp_path / "r.jsonl", '{"prompt": "A lamp", "prompt": "A bag"}'))
+    assert "it has 'prompt' twice" in repeated
 
 
 def test_numbers_of_any_size(tmp_path: Path) -> None:
@@ -351,7 +326,6 @@ def test_numbers_of_any_size(tmp_path: Path) -> None:
 
 
 def table(*rows: tuple[str, ...]) -> str:
-    """Write CSV."""
     out = io.StringIO()
     csv.writer(out).writerows(rows)
     return out.getvalue()
@@ -368,18 +342,11 @@ def test_csv_cells_are_read_as_arguments(tmp_path: Path) -> None:
     items = read_requests(written(tmp_path / "r.CSV", "\ufeff" + text), {"duration": 4})
     assert [item.key for item in items] == ["lamp", "1", "2"]
     lamp, bag, shoe = (VideoRequest.from_arguments(item.arguments) for item in items)
-    assert (lamp.prompt, lamp.duration, lamp.generate_audio, lamp.extra_params) == (
-        "A lamp,\nat night",
-        8,
-        True,
-        {"a": 1},
-    )
-    assert (lamp.images, bag.duration, bag.generate_audio) == (None, 4, None)
-    assert bag.images == (
-        MediaInput(url="https://x.example/1.png"),
-        MediaInput(url="https://x.example/2.png"),
-    )
-    assert shoe.images == (MediaInput(url="https://x.example/1.png"),)
+    assert (lamp.prompt, lamp.duration, lamp.generate_audio) == ("A lamp,\nat night", 8, True)
+    assert (lamp.extra_params, lamp.images) == ({"a": 1}, None)
+    first, second = (MediaInput(url=f"https://x.example/{number}.png") for number in (1, 2))
+    assert (bag.duration, bag.generate_audio, bag.images) == (4, None, (first, second))
+    assert shoe.images == (first,)
 
 
 @pytest.mark.parametrize("row", ["A lamp", "A lamp,", "A lamp,None"])
@@ -433,24 +400,10 @@ def test_without_a_suffix_the_format_is_recognized(tmp_path: Path, text: str) ->
 
 @pytest.mark.parametrize("name", ["r.jsonl", "r.ndjson", "r.csv", "r"])
 @pytest.mark.parametrize("text", ["", "\n\n", "\ufeff"])
-def test_an_empty_file_holds_no_requests_and_warns(
-    tmp_path: Path, name: str, text: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_empty_file_warns(tmp_path: Path, name: str, text: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("WARNING"):
         assert read_requests(written(tmp_path / name, text)) == []
     assert f"{name}'): there is nothing to render" in caplog.text
-
-
-def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(errors.SeedanceConfigurationError, match="no such file") as caught:
-        read_requests(str(tmp_path / "none.jsonl"))
-    assert "Nothing was sent" in caught.value.message
-    assert not caught.value.retry_helps
-
-
-def test_an_unknown_scheme() -> None:
-    with pytest.raises(errors.SeedanceConfigurationError):
-        read_requests("nowhere://bucket/x.jsonl")
 
 
 def test_an_unreachable_store_is_worth_a_retry(tmp_path: Path) -> None:

@@ -65,17 +65,12 @@ def test_bodies_of_services(api: str, body: Any, status: S) -> None:
 
 
 @pytest.mark.parametrize("api", ALL_APIS)
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"", b"null", b"[]", b"1", b'"completed"', b"{}", b"\xff\xfe", b"[" * 100_000, b"9" * 5000, b"{",
-        b"\x00",
-    ],
-)  # fmt: skip
-def test_rubbish_is_an_empty_payload(api: str, body: bytes) -> None:
-    payload = read(api, body)
-    assert payload == CallbackPayload()
-    assert not payload
+def test_rubbish_is_an_empty_payload(api: str) -> None:
+    rubbish = [b"", b"null", b"[]", b"1", b'"completed"', b"{}", b"\xff\xfe", b"{", b"\x00"]
+    for body in (*rubbish, b"[" * 100_000, b"9" * 5000):
+        payload = read(api, body)
+        assert payload == CallbackPayload()
+        assert not payload
 
 
 @pytest.mark.parametrize("api", ALL_APIS)
@@ -94,13 +89,7 @@ def test_a_too_long_id_is_ignored() -> None:
     assert read("ark", body).generation_id is None
 
 
-@pytest.mark.parametrize("api", ALL_APIS)
-@given(value=json_values)
-def test_any_json_is_parsed(api: str, value: Any) -> None:
-    read(api, value)
-
-
-@pytest.mark.parametrize("api", ALL_APIS)
-@given(body=st.binary())
-def test_any_bytes_are_parsed(api: str, body: bytes) -> None:
-    read(api, body)
+@given(body=json_values | st.binary())
+def test_any_body_is_parsed(body: Any) -> None:
+    for api in ALL_APIS:
+        read(api, body)

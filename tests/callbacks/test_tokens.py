@@ -49,27 +49,24 @@ def signed(payload: str) -> str:
     return tokens._signer(SECRET).sign(base64_encode(payload)).decode()
 
 
-@given(claims_values, st.text(min_size=1))
-def test_a_signed_token_verifies_until_it_expires(claims: CallbackClaims, secret: str) -> None:
+@given(claims_values, st.text(min_size=1), st.text())
+def test_a_signed_token_verifies_until_it_expires(claims: CallbackClaims, secret: str, other: str) -> None:
     token = sign(claims, secret)
     assert decode_unverified(token) == claims
     assert verify(token, secret, claims.expires - 1)
     assert not verify(token, secret, claims.expires)
-
-
-@given(claims_values)
-def test_a_token_fits_in_one_path_segment(claims: CallbackClaims) -> None:
-    token = sign(claims, SECRET)
+    # Surrogates are encoded as question marks, on both sides.
+    if secret.encode("utf-8", "replace") != other.encode("utf-8", "replace"):
+        assert not verify(token, other, 0)
+    # It fits in one path segment.
     assert set(token) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
     assert len(token) <= tokens.MAX_TOKEN_CHARS
 
 
 def test_the_longest_names_fit() -> None:
     longest = "\U0001f3ac" * 250
-    token = sign(
-        replace(CLAIMS, dag_id=longest, run_id=longest, task_id=longest, conn_id=longest, nonce=longest),
-        SECRET,
-    )
+    names = dict.fromkeys(("dag_id", "run_id", "task_id", "conn_id", "nonce"), longest)
+    token = sign(replace(CLAIMS, **names), SECRET)
     assert len(token) <= tokens.MAX_TOKEN_CHARS
     assert verify(token, SECRET, 0)
 
@@ -78,10 +75,6 @@ def test_the_longest_names_fit() -> None:
 def test_odd_run_ids(run_id: str) -> None:
     claims = replace(CLAIMS, run_id=run_id)
     assert decode_unverified(sign(claims, SECRET)) == claims
-
-
-def test_a_token_does_not_contain_the_secret() -> None:
-    assert SECRET not in sign(CLAIMS, SECRET)
 
 
 @given(st.data())
@@ -97,13 +90,6 @@ def test_truncated_and_extended_tokens_are_refused(data: st.DataObject) -> None:
     token = sign(CLAIMS, SECRET)
     assert not verify(token[: data.draw(st.integers(0, len(token) - 1))], SECRET, 0)
     assert not verify(token + data.draw(st.text(min_size=1)), SECRET, 0)
-
-
-@given(claims_values, st.text(min_size=1), st.text())
-def test_another_secret_does_not_verify(claims: CallbackClaims, secret: str, other: str) -> None:
-    # Surrogates are encoded as question marks, on both sides.
-    if secret.encode("utf-8", "replace") != other.encode("utf-8", "replace"):
-        assert not verify(sign(claims, secret), other, 0)
 
 
 @pytest.mark.parametrize("secret", ["", "none"])
@@ -126,15 +112,18 @@ def test_other_json_has_no_claims(value: Any) -> None:
     assert decode_unverified(signed(json.dumps(value))) is None
 
 
+SHAPE = ["dag", "run", "task", -1, "seedance", "n", 1000]
+
+
 @pytest.mark.parametrize(
     "values",
     [
-        ["dag", "run", "task", -1, "seedance", "n", 1000],
-        ["dag", "run", "task", -1, "seedance", "n", 1000, "", 1],
-        ["dag", "run", "task", True, "seedance", "n", 1000, ""],
-        ["dag", "run", "task", -1, "seedance", "n", 1000.0, ""],
-        ["dag", "run", None, -1, "seedance", "n", 1000, ""],
-        [["dag"], "run", "task", -1, "seedance", "n", 1000, ""],
+        SHAPE,
+        [*SHAPE, "", 1],
+        [*SHAPE[:3], True, *SHAPE[4:], ""],
+        [*SHAPE[:6], 1000.0, ""],
+        [*SHAPE[:2], None, *SHAPE[3:], ""],
+        [["dag"], *SHAPE[1:], ""],
     ],
 )
 def test_a_signed_list_of_another_shape_has_no_claims(values: list[Any]) -> None:
@@ -152,23 +141,17 @@ def test_deep_and_long_payloads_have_no_claims() -> None:
 @pytest.mark.parametrize("base", ["https://airflow.example.com", "https://airflow.example.com/"])
 def test_callback_url(base: str) -> None:
     token = sign(CLAIMS, SECRET)
+    assert SECRET not in token
     assert callback_url(base, token) == f"https://airflow.example.com/seedance/callbacks/{token}"
     assert urlsplit(callback_url(base, token)).path.rpartition("/")[2] == token
-
-
-def test_callback_url_of_an_airflow_below_a_path() -> None:
-    assert (
-        callback_url("https://example.com/airflow", "t") == "https://example.com/airflow/seedance/callbacks/t"
-    )
+    assert callback_url(f"{base}x", "t").endswith("x/seedance/callbacks/t")
 
 
 def test_a_compressed_token_is_refused_before_it_is_decompressed() -> None:
     """itsdangerous' URLSafeSerializer marks a compressed payload with a leading dot, and decompresses without a bound."""
     compressed = base64_encode(zlib.compress(b" " * 10_000_000)).decode()
     assert decode_unverified(f".{compressed}.x") is None
-    token = URLSafeSerializer(SECRET, salt=tokens._SALT).dumps(
-        ["dag" * 100, "run", "task", -1, "c", "n", 1000]
-    )
+    token = URLSafeSerializer(SECRET, salt=tokens._SALT).dumps(["dag" * 100, *SHAPE[1:]])
     assert token.startswith(".")
     assert decode_unverified(token) is None
     assert not verify(token, SECRET, 0)

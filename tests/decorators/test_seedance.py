@@ -42,7 +42,7 @@ def _held(services: SeedanceEmulator, connect: Connect) -> None:
     [(PROMPT, 5), ({"prompt": PROMPT, "duration": "10"}, 10)],
     ids=["prompt", "dict"],
 )
-def test_a_function_returns_a_prompt_or_a_request(
+def test_a_function_returns_a_prompt_or_dict(
     services: SeedanceEmulator, returned: Any, duration: int
 ) -> None:
     op = operator(lambda: returned, duration=5, aspect_ratio="9:16")

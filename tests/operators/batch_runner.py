@@ -52,7 +52,6 @@ class Batch:
         self.stored = False
 
     def other_task(self) -> Batch:
-        """Return another task instance on the same service."""
         return Batch(self.services, self.connect)
 
     def run(self, requests: Any, **arguments: Any) -> Any:
@@ -60,7 +59,6 @@ class Batch:
         return self.enter()
 
     def defer(self, requests: Any, **arguments: Any) -> TaskDeferred:
-        """Run until the first deferral."""
         self.op = make(requests, **arguments)
         return deferral(lambda: self.op.execute(self.context))
 
@@ -100,7 +98,6 @@ class Batch:
 
     @property
     def paid(self) -> list[str]:
-        """Return the prompts of all submissions."""
         return [submission.prompt for submission in self.services.ledger.submissions]
 
     def paid_ids_in(self, message: str) -> bool:

@@ -11,7 +11,6 @@ from support import Log
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.operators.base import SeedanceOperator
 from operators.batch_runner import Batch
-from operators.fallback_task import ConnectTo, connect_to
 from operators.generation_task import Connect, Task
 
 
@@ -22,7 +21,6 @@ def _fire_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> Log:
-    """Log of the operator."""
     log = Log()
     monkeypatch.setattr(SeedanceOperator, "log", log, raising=False)
     return log
@@ -56,11 +54,6 @@ def batch(services: SeedanceEmulator, connect: Connect, api: str) -> Batch:
 @pytest.fixture
 def callback_timed_out(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return lambda: set_submission_timing(monkeypatch, callback_timeout=0.0)
-
-
-@pytest.fixture
-def connect_both(monkeypatch: pytest.MonkeyPatch) -> ConnectTo:
-    return connect_to(monkeypatch)
 
 
 @pytest.fixture(params=["task state", "ledger", "no store"])

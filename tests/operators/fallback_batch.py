@@ -10,20 +10,19 @@ from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from operators.batch_runner import Batch, make
-from operators.fallback_task import CONNECTIONS, FALLBACK, PRIMARY
+from operators.fallback_task import CONNECTIONS, TwoConnections
+from operators.generation_task import Connect
 
 
-class FallbackBatch(Batch):
-    """Batch task instance with two connections."""
-
-    def __init__(self, primary: SeedanceEmulator, fallback: SeedanceEmulator, connect: Any) -> None:
+class FallbackBatch(TwoConnections, Batch):
+    def __init__(self, primary: SeedanceEmulator, fallback: SeedanceEmulator, connect: Connect) -> None:
         super().__init__(primary, connect)
         self.primary, self.fallback = primary, fallback
         self.deferred: Any = None
 
-    def at(self, conn_id: str) -> SeedanceEmulator:
-        """Return the service of a connection."""
-        return {PRIMARY: self.primary, FALLBACK: self.fallback}[conn_id]
+    def meet(self, conn_id: str, outcome: str, prompt: str | None = None) -> None:  # type: ignore[override]
+        """Give a connection an outcome for every item, or for one."""
+        super().meet(conn_id, outcome, prompt=prompt, times=None)
 
     def hold(self) -> None:
         """Let renders end only when the test says so."""
@@ -56,11 +55,6 @@ class FallbackBatch(Batch):
         except errors.SeedanceError as error:
             return error
         return None
-
-    @property
-    def posts_at(self) -> tuple[int, int]:
-        """Return the submissions that were sent to each service."""
-        return len(self.primary.ledger.posts()), len(self.fallback.ledger.posts())
 
     @property
     def bills_at(self) -> tuple[list[str], list[str]]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
+from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger
-from operators.generation_task import Task
+from operators.generation_task import Connect, Task
 
 PRIMARY, FALLBACK = "primary", "fallback"
 CONNECTIONS = [PRIMARY, FALLBACK]
@@ -64,32 +64,68 @@ def connect_to(monkeypatch: pytest.MonkeyPatch) -> ConnectTo:
 
 
 def closed_port() -> int:
-    """Return a port without a listener."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         return int(server.getsockname()[1])
 
 
-def disconnect(monkeypatch: pytest.MonkeyPatch, conn_id: str, emulator: SeedanceEmulator, api: str) -> None:
-    """Point a connection to a port without a listener."""
-    connection = json.loads(emulator.connection_json(api))
-    connection["host"] = connection["host"].replace(emulator.url.rpartition(":")[2], str(closed_port()))
-    connection.pop("port", None)
-    monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(connection))
+class TwoConnections:
+    """Two connections, each to an emulator of its own."""
 
+    primary: SeedanceEmulator
+    fallback: SeedanceEmulator
+    monkeypatch: pytest.MonkeyPatch
 
-class FallbackTask(Task):
-    """Task instance with two connections."""
+    def connected(self, monkeypatch: pytest.MonkeyPatch) -> Self:
+        self.monkeypatch = monkeypatch
+        self.connect_to(PRIMARY)
+        self.connect_to(FALLBACK)
+        return self
 
-    def __init__(self, primary: SeedanceEmulator, fallback: SeedanceEmulator, connect: Any) -> None:
-        super().__init__(primary, connect, seedance_conn_id=CONNECTIONS)
-        fallback.hold()
-        self.primary, self.fallback = primary, fallback
+    def at(self, conn_id: str) -> SeedanceEmulator:
+        return {PRIMARY: self.primary, FALLBACK: self.fallback}[conn_id]
+
+    def connect_to(self, conn_id: str, api: str = API, **extra: Any) -> None:
+        """Make a connection to its service."""
+        connect_to(self.monkeypatch)(conn_id, self.at(conn_id), api, **extra)
+
+    def meet(self, conn_id: str, outcome: str, **options: Any) -> None:
+        """Give a connection an outcome."""
+        emulator = self.at(conn_id)
+        if outcome == "unreachable":
+            connection = emulator.connection_json(API)
+            nowhere = connection.replace(emulator.url.rpartition(":")[2], str(closed_port()))
+            self.monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", nowhere)
+        elif outcome == "unfit":
+            self.connect_to(conn_id, "seedanceapi-v1")  # which takes no fps
+        elif fault := {**PASSING, **FINAL}.get(outcome):
+            emulator.fault(**{**fault, **options})
 
     @property
     def posts_at(self) -> tuple[int, int]:
         """Return the submissions that were sent to each service."""
         return len(self.primary.ledger.posts()), len(self.fallback.ledger.posts())
+
+
+class FallbackTask(TwoConnections, Task):
+    def __init__(self, primary: SeedanceEmulator, fallback: SeedanceEmulator, connect: Connect) -> None:
+        super().__init__(primary, connect, seedance_conn_id=CONNECTIONS)
+        fallback.hold()
+        self.primary, self.fallback = primary, fallback
+
+    def enter(self, **arguments: Any) -> errors.SeedanceError | None:
+        """Enter until the task defers; return its error, if it fails."""
+        try:
+            self.defer(fps=24, **arguments)
+        except errors.SeedanceError as error:
+            return error
+        return None
+
+    @property
+    def fallback_id(self) -> str:
+        """Return the id of the only submission to the second service."""
+        (submission,) = self.fallback.ledger.submissions
+        return submission.generation_id
 
     @property
     def bills_at(self) -> tuple[int, int]:

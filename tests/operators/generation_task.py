@@ -64,8 +64,19 @@ class Task:
         self.deferred = deferral(lambda: self.run(**arguments))
         return self.deferred
 
+    def defer_while_ids_cannot_be_written(self) -> TaskDeferred:
+        """Defer; the store accepts the intent, and then nothing more."""
+
+        def away_once_it_was_sent(what: str) -> None:
+            if what == "set" and self.submitted:
+                raise ConnectionError("the API server is away")
+
+        self.store.before = away_once_it_was_sent
+        deferred = self.defer()
+        self.store.before = lambda what: None
+        return deferred
+
     def defer_and_finish(self, **arguments: Any) -> TaskDeferred:
-        """Defer, and end the generation afterwards."""
         deferred = self.defer(poll_interval=0.01, **arguments)
         self.services.finish(self.generation_id)
         return deferred
@@ -99,7 +110,6 @@ class Task:
 
     @property
     def generation_id(self) -> str:
-        """Return the id of the latest submission."""
         return self.services.ledger.submissions[-1].generation_id
 
     @property
@@ -118,5 +128,4 @@ class Task:
 
 
 def callback(generation_id: str) -> dict[str, str]:
-    """Return the event of a callback."""
     return {"outcome": "callback", "generation_id": generation_id}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,18 +22,17 @@ from airflow_provider_seedance.emulator.services import seedance2api
 from operators.batch_runner import keys, kinds, lines
 from operators.fallback_batch import FallbackBatch
 from operators.fallback_task import (
-    API,
     FALLBACK,
     FINAL,
     LIMITED,
     PASSING,
     PRIMARY,
     UNCERTAIN,
-    ConnectTo,
     Killed,
-    disconnect,
 )
 from operators.generation_task import Connect
+
+RECORDED = pytest.mark.parametrize("kept", ["task state", "ledger"], indirect=True)
 
 #: The outcomes of items, each after one that is accepted: two uncertain ones in a row would stop the batch.
 ITEMS = [prompt for outcome in FINAL for prompt in (f"before {outcome}", outcome)]
@@ -48,77 +48,50 @@ def batch(
     services: SeedanceEmulator,
     start_emulator: Callable[..., SeedanceEmulator],
     connect: Connect,
-    connect_both: ConnectTo,
     monkeypatch: pytest.MonkeyPatch,
 ) -> FallbackBatch:
     monkeypatch.setattr(flows, "FALLBACK_AFTER_SECONDS", 0.0)
-    batch = FallbackBatch(services, start_emulator(), connect)
-    connect_both(PRIMARY, batch.primary, API)
-    connect_both(FALLBACK, batch.fallback, API)
-    return batch
-
-
-@pytest.fixture
-def meet(
-    batch: FallbackBatch, connect_both: ConnectTo, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., None]:
-    """Give a connection an outcome for every item, or for one."""
-
-    def meet(conn_id: str, outcome: str, prompt: str | None = None) -> None:
-        if outcome == "unreachable":
-            disconnect(monkeypatch, conn_id, batch.at(conn_id), API)
-        elif outcome == "unfit":
-            connect_both(conn_id, batch.at(conn_id), "seedanceapi-v1")  # which takes no fps
-        elif fault := {**PASSING, **FINAL}.get(outcome):
-            batch.at(conn_id).fault(**{**fault, "prompt": prompt, "times": None})
-
-    return meet
+    return FallbackBatch(services, start_emulator(), connect).connected(monkeypatch)
 
 
 # ---------------------------------------------------------------------- every pair of outcomes
 
 
 @pytest.mark.parametrize("first", PASSING)
-def test_items_that_the_first_connection_refuses_meet_the_second(
-    batch: FallbackBatch, meet: Callable[..., None], first: str
-) -> None:
-    meet(PRIMARY, first)
-    for outcome in FINAL:
-        meet(FALLBACK, outcome, outcome)
-    result = batch.finish(ITEMS, fps=24)
-    assert len(result["succeeded"]) == len(ACCEPTED)
-    assert {entry["seedance_conn_id"] for entry in result["succeeded"]} == {FALLBACK}
-    failures = dict(kinds(result))
-    assert [failures[str(ITEMS.index(outcome))] for outcome in UNCERTAIN] == ["uncertain"] * len(UNCERTAIN)
-    assert len(failures) == len(FINAL)
-    assert batch.bills_at == ([], BILLED)
-    assert batch.posts_at[1] == len(ITEMS)
+def test_items_that_the_first_connection_refuses_meet_the_second(batch: FallbackBatch, first: str) -> None:
+    batch.meet(PRIMARY, first)
+    for outcome in ("lost reply", "moderation"):
+        batch.meet(FALLBACK, outcome, outcome)
+    result = batch.finish(["a", "lost reply", "b", "moderation"], fps=24)
+    assert [entry["seedance_conn_id"] for entry in result["succeeded"]] == [FALLBACK] * 2
+    assert kinds(result) == [("1", "uncertain"), ("3", "moderation")]
+    assert batch.bills_at == ([], ["a", "b", "lost reply"])
+    assert batch.posts_at[1] == 4
 
 
-def test_items_that_the_first_connection_may_have_taken_stay_there(
-    batch: FallbackBatch, meet: Callable[..., None]
-) -> None:
+def test_items_that_the_first_connection_may_have_taken_stay_there(batch: FallbackBatch) -> None:
     for outcome, fault in FINAL.items():
         batch.primary.fault(**{**fault, "prompt": outcome})
     result = batch.finish(ITEMS)
     assert len(result["succeeded"]) == len(ACCEPTED)
+    failures = dict(kinds(result))
+    assert [failures[str(ITEMS.index(outcome))] for outcome in UNCERTAIN] == ["uncertain"] * len(UNCERTAIN)
     assert batch.bills_at == (BILLED, [])
     assert batch.posts_at == (len(ITEMS), 0)
     # Even if it refuses what a retry, and a person's clear, submit again.
-    meet(PRIMARY, "402")
+    batch.meet(PRIMARY, "402")
     for again in (batch.retry, batch.clear):
         with suppress(errors.SeedanceError):
             again()
         assert not set(batch.bills_at[1]) & set(UNCERTAIN)
 
 
-@pytest.mark.parametrize("second", PASSING)
-@pytest.mark.parametrize("first", PASSING)
-def test_items_that_no_connection_takes_are_not_billed(
-    batch: FallbackBatch, meet: Callable[..., None], first: str, second: str
-) -> None:
-    meet(PRIMARY, first)
-    meet(FALLBACK, second)
+@pytest.mark.parametrize(
+    ("first", "second"), [*zip(PASSING, PASSING, strict=True), *itertools.pairwise([*PASSING, *PASSING][:9])]
+)
+def test_items_that_no_connection_takes_are_not_billed(batch: FallbackBatch, first: str, second: str) -> None:
+    batch.meet(PRIMARY, first)
+    batch.meet(FALLBACK, second)
     error = batch.begin(["a", "b", "c", "d"], fps=24)
     assert batch.bills_at == ([], [])
     waits = {first, second} & {*LIMITED, "503", "unreachable"}
@@ -134,10 +107,8 @@ def test_items_that_no_connection_takes_are_not_billed(
         assert len(batch.at(conn_id).ledger.posts()) <= most
 
 
-def test_each_item_is_made_by_the_first_connection_that_takes_it(
-    batch: FallbackBatch, meet: Callable[..., None], kept: str
-) -> None:
-    meet(PRIMARY, "403", "b")
+def test_each_item_is_made_by_the_first_connection_that_takes_it(batch: FallbackBatch, kept: str) -> None:
+    batch.meet(PRIMARY, "403", "b")
     result = batch.finish(["a", "b", "c"], max_in_flight=2)
     assert [entry["seedance_conn_id"] for entry in result["succeeded"]] == [PRIMARY, FALLBACK, PRIMARY]
     assert batch.bills_at == (["a", "c"], ["b"])
@@ -145,14 +116,10 @@ def test_each_item_is_made_by_the_first_connection_that_takes_it(
 
 @pytest.mark.parametrize("refused", ["a", "b"])
 def test_two_services_may_give_the_same_generation_id(
-    batch: FallbackBatch,
-    meet: Callable[..., None],
-    kept: str,
-    monkeypatch: pytest.MonkeyPatch,
-    refused: str,
+    batch: FallbackBatch, kept: str, monkeypatch: pytest.MonkeyPatch, refused: str
 ) -> None:
     monkeypatch.setattr(seedance2api.uuid, "uuid4", lambda: "same")
-    meet(PRIMARY, "403", refused)
+    batch.meet(PRIMARY, "403", refused)
     batch.fallback.fault("fail", prompt=refused, message="too windy")
     result = batch.finish(["a", "b"])
     made, failed = ("1", "0") if refused == "a" else ("0", "1")
@@ -164,11 +131,9 @@ def test_two_services_may_give_the_same_generation_id(
     ] * 2
 
 
-def test_the_record_names_the_connection_and_those_passed_over(
-    batch: FallbackBatch, meet: Callable[..., None]
-) -> None:
+def test_the_record_names_the_connection_and_those_passed_over(batch: FallbackBatch) -> None:
     batch.hold()
-    meet(PRIMARY, "402")
+    batch.meet(PRIMARY, "402")
     assert batch.begin(["a", "b"]) is None
     records = batch.op._run(batch.context).records.records().values()
     assert [record.conn_id for record in records] == [FALLBACK, FALLBACK]
@@ -183,11 +148,11 @@ def test_the_record_names_the_connection_and_those_passed_over(
 
 
 def test_a_short_refusal_is_waited_for_in_the_triggerer_before_the_next_connection_is_tried(
-    batch: FallbackBatch, meet: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    batch: FallbackBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flows, "FALLBACK_AFTER_SECONDS", 0.2)
-    set_submission_timing(monkeypatch, retry_after=0.3)
-    meet(PRIMARY, "503")
+    monkeypatch.setattr(flows, "FALLBACK_AFTER_SECONDS", 0.05)
+    set_submission_timing(monkeypatch, retry_after=0.06)
+    batch.meet(PRIMARY, "503")
     assert batch.begin(["a", "b"]) is None
     assert batch.posts_at == (1, 0)
     assert batch.deferred.trigger.submit_conn_id == PRIMARY
@@ -195,8 +160,8 @@ def test_a_short_refusal_is_waited_for_in_the_triggerer_before_the_next_connecti
     assert batch.bills_at == ([], ["a", "b"])
 
 
-def test_a_connection_that_accepts_again_is_used_again(
-    batch: FallbackBatch, meet: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+def test_a_connection_that_accepts_is_used_again(
+    batch: FallbackBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_submission_timing(monkeypatch, retry_after=0.0)
     fault = batch.primary.fault("refuse", status=503, code="SERVICE_UNAVAILABLE", times=None)
@@ -205,10 +170,8 @@ def test_a_connection_that_accepts_again_is_used_again(
     assert [entry["seedance_conn_id"] for entry in result["succeeded"]] == [FALLBACK, PRIMARY, PRIMARY]
 
 
-def test_a_task_without_a_trigger_goes_to_the_next_connection_at_once(
-    batch: FallbackBatch, meet: Callable[..., None]
-) -> None:
-    meet(PRIMARY, "503")
+def test_a_task_without_a_trigger_goes_to_the_next_connection_at_once(batch: FallbackBatch) -> None:
+    batch.meet(PRIMARY, "503")
     result = batch.finish(["a", "b"], deferrable=False)
     assert result["counts"]["succeeded"] == 2
     assert batch.bills_at == ([], ["a", "b"])
@@ -218,32 +181,28 @@ def test_a_task_without_a_trigger_goes_to_the_next_connection_at_once(
 
 
 @pytest.fixture
-def split(batch: FallbackBatch, meet: Callable[..., None]) -> FallbackBatch:
+def split(batch: FallbackBatch) -> FallbackBatch:
     """A batch whose first item is at the first connection, and whose second is at the other."""
     batch.hold()
-    meet(PRIMARY, "403", "b")
+    batch.meet(PRIMARY, "403", "b")
     assert batch.begin(["a", "b"]) is None
     assert batch.waits_at == {PRIMARY: 1, FALLBACK: 1}
     return batch
 
 
-@pytest.mark.parametrize("kept", ["task state", "ledger"], indirect=True)
-@pytest.mark.parametrize("again", ["retry", "clear"])
-def test_a_later_try_attaches_each_item_at_its_connection(
-    kept: str, split: FallbackBatch, again: str
-) -> None:
-    getattr(split.ti, again)()
-    assert split.begin() is None
-    assert split.waits_at == {PRIMARY: 1, FALLBACK: 1}
+@RECORDED
+def test_a_later_try_attaches_items_at_their_connection(kept: str, split: FallbackBatch) -> None:
+    for again in (split.ti.retry, split.ti.clear):
+        again()
+        assert split.begin() is None
+        assert split.waits_at == {PRIMARY: 1, FALLBACK: 1}
     split.release()
-    result = getattr(split, again)()
-    assert keys(result["succeeded"]) == ["0", "1"]
+    for deliver in (split.retry, split.clear):
+        assert keys(deliver()["succeeded"]) == ["0", "1"]
     assert split.bills_at == (["a"], ["b"])
 
 
-def test_a_deferral_without_an_event_reads_each_item_at_its_connection(
-    kept: str, split: FallbackBatch
-) -> None:
+def test_a_deferral_without_an_event_reads_items_at_their_connection(kept: str, split: FallbackBatch) -> None:
     split.primary.finish(split.primary.ledger.submissions[0].generation_id)
     split.fallback.finish(split.fallback.ledger.submissions[0].generation_id)
     split.op.timeout = 1e-6
@@ -252,11 +211,9 @@ def test_a_deferral_without_an_event_reads_each_item_at_its_connection(
     assert split.bills_at == (["a"], ["b"])
 
 
-@pytest.mark.parametrize("kept", ["task state", "ledger"], indirect=True)
-def test_a_failed_item_is_retried_where_it_failed(
-    kept: str, batch: FallbackBatch, meet: Callable[..., None]
-) -> None:
-    meet(PRIMARY, "403", "b")
+@RECORDED
+def test_a_failed_item_is_retried_where_it_failed(kept: str, batch: FallbackBatch) -> None:
+    batch.meet(PRIMARY, "403", "b")
     batch.fallback.fault("fail", prompt="b", message="no")
     with pytest.raises(errors.SeedanceBatchError):
         batch.finish(["a", "b"], on_item_failure="fail")
@@ -265,27 +222,25 @@ def test_a_failed_item_is_retried_where_it_failed(
     assert batch.posts_at == (2, 2)
 
 
-@pytest.mark.parametrize("kept", ["task state", "ledger"], indirect=True)
-def test_a_failed_item_goes_elsewhere_if_its_service_refuses_the_retry(
-    kept: str, batch: FallbackBatch, meet: Callable[..., None]
-) -> None:
+@RECORDED
+def test_a_failed_item_goes_elsewhere_if_its_service_refuses_it(kept: str, batch: FallbackBatch) -> None:
     batch.primary.fault("fail", prompt="a", message="no")
     with pytest.raises(errors.SeedanceBatchError):
         batch.finish(["a"], on_item_failure="fail")
-    meet(PRIMARY, "402")
+    batch.meet(PRIMARY, "402")
     assert batch.retry()["succeeded"][0]["seedance_conn_id"] == FALLBACK
     # The next try knows of the later one only.
     assert batch.retry()["counts"]["succeeded"] == 1
     assert batch.bills_at == (["a"], ["a"])
 
 
-@pytest.mark.parametrize("kept", ["task state", "ledger"], indirect=True)
+@RECORDED
 @pytest.mark.parametrize("at", range(9))
-def test_a_worker_killed_at_any_write_leaves_no_second_payment(
-    batch: FallbackBatch, meet: Callable[..., None], kept: str, at: int, monkeypatch: pytest.MonkeyPatch
+def test_a_worker_killed_at_any_write_pays_once(
+    batch: FallbackBatch, kept: str, at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch.hold()
-    meet(PRIMARY, "403", "b")
+    batch.meet(PRIMARY, "403", "b")
     batch.make(["a", "b", "c"])
     run = batch.op._run(batch.context)
     write, left = type(run.records).write, [at]
@@ -306,8 +261,8 @@ def test_a_worker_killed_at_any_write_leaves_no_second_payment(
     assert "b" not in batch.bills_at[0]
 
 
-def test_no_intent_no_post_at_the_next_connection(batch: FallbackBatch, meet: Callable[..., None]) -> None:
-    meet(PRIMARY, "402")
+def test_no_intent_no_post_at_the_next_connection(batch: FallbackBatch) -> None:
+    batch.meet(PRIMARY, "402")
 
     def fail_later(what: str) -> None:
         if what == "set" and batch.posts_at[0]:
@@ -318,10 +273,8 @@ def test_no_intent_no_post_at_the_next_connection(batch: FallbackBatch, meet: Ca
     assert batch.posts_at == (1, 0)
 
 
-def test_an_unanswered_look_up_never_leaves_the_connection(
-    batch: FallbackBatch, connect_both: ConnectTo
-) -> None:
-    connect_both(PRIMARY, batch.primary, "ark")
+def test_an_unanswered_look_up_never_leaves_the_connection(batch: FallbackBatch) -> None:
+    batch.connect_to(PRIMARY, "ark")
     batch.hold()
     batch.primary.fault("drop_reply", prompt="a")
     listing = batch.primary.fault("refuse", on="list", status=503, times=None)
@@ -335,7 +288,7 @@ def test_an_unanswered_look_up_never_leaves_the_connection(
     assert batch.bills_at == (["a"], ["b"])
 
 
-def test_a_resubmission_never_leaves_the_connection(batch: FallbackBatch, meet: Callable[..., None]) -> None:
+def test_a_resubmission_never_leaves_the_connection(batch: FallbackBatch) -> None:
     batch.primary.fault("drop_reply", prompt="a")
     batch.primary.fault("refuse", prompt="a", status=402, times=None)
     with suppress(errors.SeedanceError):
@@ -344,13 +297,11 @@ def test_a_resubmission_never_leaves_the_connection(batch: FallbackBatch, meet: 
     assert "a" not in batch.bills_at[1]
 
 
-def test_a_paid_connection_that_cannot_make_the_request_any_more_fails_the_item(
-    batch: FallbackBatch, connect_both: ConnectTo, meet: Callable[..., None]
-) -> None:
+def test_a_paid_connection_that_cannot_make_the_request_any_more_fails_the_item(batch: FallbackBatch) -> None:
     batch.hold()
-    meet(PRIMARY, "403", "b")
+    batch.meet(PRIMARY, "403", "b")
     batch.begin(["a", "b"], fps=24)
-    meet(PRIMARY, "unfit")
+    batch.meet(PRIMARY, "unfit")
     batch.release()
     result = batch.retry()
     assert keys(result["succeeded"]) == ["1"]
@@ -363,10 +314,10 @@ def test_a_paid_connection_that_cannot_make_the_request_any_more_fails_the_item(
 
 @pytest.mark.parametrize("deferrable", [True, False])
 def test_a_killed_task_cancels_each_render_at_its_service(
-    batch: FallbackBatch, connect_both: ConnectTo, monkeypatch: pytest.MonkeyPatch, deferrable: bool
+    batch: FallbackBatch, monkeypatch: pytest.MonkeyPatch, deferrable: bool
 ) -> None:
-    connect_both(PRIMARY, batch.primary, "ark")
-    connect_both(FALLBACK, batch.fallback, "ark")
+    batch.connect_to(PRIMARY, "ark")
+    batch.connect_to(FALLBACK, "ark")
     batch.hold()
     batch.primary.fault("refuse", status=403, prompt="b", times=None)
     states = {"run": {"task": TaskInstanceState.FAILED}}
@@ -391,12 +342,10 @@ def test_a_killed_task_cancels_each_render_at_its_service(
         assert service.generation(submission.generation_id).status == "cancelled"
 
 
-def test_the_manifest_names_the_connection_of_each_item(
-    batch: FallbackBatch, meet: Callable[..., None], tmp_path: Path
-) -> None:
-    meet(PRIMARY, "403", "b")
-    meet(FALLBACK, "moderation", "b")
-    meet(PRIMARY, "403", "c")
+def test_the_manifest_names_the_connection_of_each_item(batch: FallbackBatch, tmp_path: Path) -> None:
+    batch.meet(PRIMARY, "403", "b")
+    batch.meet(FALLBACK, "moderation", "b")
+    batch.meet(PRIMARY, "403", "c")
     path = tmp_path / "manifest.jsonl"
     batch.finish(["a", "b", "c"], manifest_path=str(path))
     assert [(line["status"], line["seedance_conn_id"]) for line in lines(path)] == [
@@ -406,21 +355,19 @@ def test_the_manifest_names_the_connection_of_each_item(
     ]
 
 
-@pytest.mark.parametrize("kept", ["task state", "ledger"], indirect=True)
-def test_a_limit_holds_over_all_connections(
-    batch: FallbackBatch, meet: Callable[..., None], connect_both: ConnectTo, kept: str
-) -> None:
-    connect_both(PRIMARY, batch.primary, API, prices=[{"credits": 10}])
-    connect_both(FALLBACK, batch.fallback, API, prices=[{"credits": 20}])
-    meet(PRIMARY, "403", "b")
+@RECORDED
+def test_a_limit_holds_over_all_connections(batch: FallbackBatch, kept: str) -> None:
+    batch.connect_to(PRIMARY, prices=[{"credits": 10}])
+    batch.connect_to(FALLBACK, prices=[{"credits": 20}])
+    batch.meet(PRIMARY, "403", "b")
     result = batch.finish(["a", "b", "c", "d"], max_credits=45)
     assert result["not_submitted"] == ["3"]
     assert batch.bills_at == (["a", "c"], ["b"])
 
 
-def test_a_limit_needs_a_price_at_every_connection(batch: FallbackBatch, connect_both: ConnectTo) -> None:
-    connect_both(PRIMARY, batch.primary, "seedanceapi-v1")
-    connect_both(FALLBACK, batch.fallback, "ark")
+def test_a_limit_needs_a_price_at_every_connection(batch: FallbackBatch) -> None:
+    batch.connect_to(PRIMARY, "seedanceapi-v1")
+    batch.connect_to(FALLBACK, "ark")
     error = batch.begin(["a"], max_credits=100)
     assert isinstance(error, errors.SeedanceConfigurationError)
     assert batch.posts_at == (0, 0)
@@ -428,32 +375,28 @@ def test_a_limit_needs_a_price_at_every_connection(batch: FallbackBatch, connect
 
 @pytest.mark.parametrize("kept", ["ledger"], indirect=True)
 def test_a_budget_that_is_used_up_sends_the_rest_to_the_next_connection(
-    batch: FallbackBatch, connect_both: ConnectTo, kept: str
+    batch: FallbackBatch, kept: str
 ) -> None:
     one = {"prices": [{"credits": 10}], "budgets": [{"credits": 15, "per": "month"}]}
-    connect_both(PRIMARY, batch.primary, API, **one)
-    connect_both(FALLBACK, batch.fallback, API, **one)
+    batch.connect_to(PRIMARY, **one)
+    batch.connect_to(FALLBACK, **one)
     result = batch.finish(["a", "b", "c"])
     assert keys(result["succeeded"]) == ["0", "1"]
     assert result["not_submitted"] == ["2"]
     assert batch.bills_at == (["a"], ["b"])
 
 
-def test_a_dry_run_has_the_price_of_the_first_connection_that_can_make_each_item(
-    batch: FallbackBatch, connect_both: ConnectTo
-) -> None:
-    connect_both(PRIMARY, batch.primary, "seedanceapi-v1", prices=[{"credits": 10}])  # which takes no fps
-    connect_both(FALLBACK, batch.fallback, API, prices=[{"credits": 20}])
+def test_a_dry_run_has_the_price_of_the_first_connection_that_can_make_an_item(batch: FallbackBatch) -> None:
+    batch.connect_to(PRIMARY, "seedanceapi-v1", prices=[{"credits": 10}])  # which takes no fps
+    batch.connect_to(FALLBACK, prices=[{"credits": 20}])
     result = batch.finish(["a", {"prompt": "b", "fps": 24}], dry_run=True)
     assert result["estimate"]["at_least"]["credits"] == 30
     assert batch.posts_at == (0, 0)
 
 
-def test_an_item_that_only_one_connection_can_make_does_not_wait_for_the_other(
-    batch: FallbackBatch, meet: Callable[..., None]
-) -> None:
-    meet(PRIMARY, "unfit")
-    meet(FALLBACK, "402")
+def test_an_item_that_only_one_connection_can_make_does_not_wait_for_the_other(batch: FallbackBatch) -> None:
+    batch.meet(PRIMARY, "unfit")
+    batch.meet(FALLBACK, "402")
     result = batch.finish([{"prompt": "a", "fps": 24}, "b"])
     assert (keys(result["succeeded"]), result["not_submitted"]) == (["1"], ["0"])
     assert batch.bills_at == (["b"], [])

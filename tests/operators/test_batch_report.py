@@ -14,11 +14,15 @@ from airflow_provider_seedance.batch.results import MAX_REPORTED_ITEMS, report_o
 from operators.batch_runner import Batch, lines
 
 
+@pytest.fixture
+def api() -> str:
+    return "seedanceapi-v1"
+
+
 def states(report: dict[str, Any]) -> list[str]:
     return [item["status"] for item in report["items"]]
 
 
-@pytest.mark.parametrize("api", ["seedanceapi-v1"])
 def test_a_batch_reports_its_items_before_it_defers(batch: Batch) -> None:
     batch.defer(["a lamp", "a shoe", "a hat"], max_in_flight=2)
     report = batch.ti.pushed["seedance_report"]
@@ -31,7 +35,6 @@ def test_a_batch_reports_its_items_before_it_defers(batch: Batch) -> None:
     assert "seedance_error" not in batch.ti.pushed
 
 
-@pytest.mark.parametrize("api", ["seedanceapi-v1"])
 def test_a_batch_that_fails_reports_what_it_paid_for_and_why(batch: Batch) -> None:
     with pytest.raises(errors.SeedanceError) as failed:
         batch.run(["a lamp", "a shoe"], max_credits=30)
@@ -41,7 +44,6 @@ def test_a_batch_that_fails_reports_what_it_paid_for_and_why(batch: Batch) -> No
     assert batch.ti.pushed["seedance_error"] == str(failed.value)
 
 
-@pytest.mark.parametrize("api", ["seedanceapi-v1"])
 @pytest.mark.parametrize("deferrable", [True, False])
 def test_an_item_has_its_own_times_where_the_service_reports_none(batch: Batch, deferrable: bool) -> None:
     batch.services.fault("fail", prompt="a shoe")
@@ -50,7 +52,6 @@ def test_an_item_has_its_own_times_where_the_service_reports_none(batch: Batch, 
         assert item["created_at"] <= item["completed_at"]
 
 
-@pytest.mark.parametrize("api", ["seedanceapi-v1"])
 def test_the_advice_about_an_uncertain_item_is_given_once(batch: Batch) -> None:
     batch.services.fault("drop_reply", prompt="a bell")
     result = batch.run(["a bell", "a lamp"], on_item_failure="keep")
@@ -59,9 +60,8 @@ def test_the_advice_about_an_uncertain_item_is_given_once(batch: Batch) -> None:
     assert "…" not in error
 
 
-@pytest.mark.parametrize("api", ["seedanceapi-v1"])
 @pytest.mark.parametrize("included", [True, False])
-def test_result_and_manifest_hold_the_requests_unless_they_are_left_out(
+def test_result_and_manifest_hold_the_requests_if_wanted(
     batch: Batch, tmp_path: Path, included: bool
 ) -> None:
     arguments = {"duration": 8, "include_requests": included}
@@ -87,7 +87,6 @@ def test_inputs_have_no_signatures(batch: Batch) -> None:
     assert clip["request"]["images"] == ["https://b.example/first.png"]
 
 
-@pytest.mark.parametrize("api", ["seedanceapi-v1"])
 def test_a_request_keeps_the_types_that_the_transfer_compares(batch: Batch) -> None:
     (clip,) = batch.run([{"prompt": "a lamp", "duration": "8", "generate_audio": "true"}])["succeeded"]
     assert clip["request"] == {"prompt": "a lamp", "duration": 8, "generate_audio": True}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
@@ -18,6 +19,7 @@ from airflow_provider_seedance.ledger import task_state
 from operators.batch_runner import Batch, keys, kinds
 
 TIMEOUT = TriggerFailureReason.TRIGGER_TIMEOUT
+BOTH_FAILURES = pytest.mark.parametrize("reason", list(TriggerFailureReason))
 
 
 @pytest.fixture(params=[True, False], ids=["stored", "not stored"])
@@ -34,6 +36,7 @@ def test_problem_with_the_requests_on_a_resume_names_paid_generations(
 ) -> None:
     path = tmp_path / "requests.jsonl"
     path.write_text('"a"\n"b"\n')
+    unreachable = Mock(side_effect=errors.SeedanceMediaError("The store answers 503. Nothing was sent."))
 
     def break_requests(_: TaskDeferred) -> None:
         held.services.release()
@@ -41,9 +44,6 @@ def test_problem_with_the_requests_on_a_resume_names_paid_generations(
             path.write_text('"a"\n"b"\n{"colour": 1}\n')
         else:
             monkeypatch.setattr(requests, "read_text", unreachable)
-
-    def unreachable(*_: Any, **__: Any) -> str:
-        raise errors.SeedanceMediaError("The store answers 503. Nothing was sent.")
 
     held.before_resume = break_requests
     with pytest.raises(errors.SeedanceError) as caught:
@@ -64,7 +64,7 @@ def test_timed_out_deferral_reads_overdue_generations(held: Batch) -> None:
     assert sorted(held.paid) == ["a", "b"]
 
 
-def test_timed_out_deferral_reads_results_that_no_record_has(
+def test_timed_out_deferral_reads_results_without_record(
     batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(task_state, "MAX_VALUE_BYTES", 1)
@@ -74,8 +74,8 @@ def test_timed_out_deferral_reads_results_that_no_record_has(
     assert batch.fail_deferral(TIMEOUT) == expected
 
 
-@pytest.mark.parametrize("reason", [TIMEOUT, "Trigger failure"])
-def test_failed_deferral_without_any_record_is_final(
+@BOTH_FAILURES
+def test_failed_deferral_without_record_is_final(
     batch: Batch, monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
     batch.services.hold()
@@ -87,7 +87,7 @@ def test_failed_deferral_without_any_record_is_final(
     assert sorted(batch.paid) == ["a", "b"]
 
 
-@pytest.mark.parametrize("reason", [TIMEOUT, "Trigger failure"])
+@BOTH_FAILURES
 def test_failed_wait_for_the_quota_submits_once_more(held: Batch, reason: str) -> None:
     """Nothing was submitted: no retry is used up, and what a trigger that breaks each time costs is bounded."""
     refused = held.services.fault("rate_limit", retry_after=1800, times=None)
@@ -101,7 +101,7 @@ def test_failed_wait_for_the_quota_submits_once_more(held: Batch, reason: str) -
     assert sorted(held.paid) == ["a", "b"]
 
 
-@pytest.mark.parametrize("reason", [TIMEOUT, "Trigger failure"])
+@BOTH_FAILURES
 def test_failed_deferral_is_never_paid_for_again(held: Batch, reason: str) -> None:
     """Airflow then hands on the reason, and none of the arguments of the deferral."""
     held.defer(["a", "b"])
@@ -120,7 +120,7 @@ def test_failed_deferral_is_never_paid_for_again(held: Batch, reason: str) -> No
 
 
 @pytest.mark.parametrize("problem", ["broken trigger", "bad line", "template"])
-def test_id_that_only_the_deferral_has_outlives_a_resume_that_fails(
+def test_id_that_only_the_deferral_has_outlives_a_failure(
     batch: Batch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, problem: str
 ) -> None:
     set_submission_timing(monkeypatch, write_backoff=())
@@ -149,7 +149,7 @@ def test_id_that_only_the_deferral_has_outlives_a_resume_that_fails(
     assert ids == [batch.services.ledger.submissions[0].generation_id]
 
 
-def test_records_of_an_earlier_deferral_are_not_taken_for_the_latest(
+def test_records_of_an_earlier_deferral_are_not_the_latest(
     batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Below Airflow 3.3, where the XCom of the later deferral was too large."""
@@ -170,7 +170,7 @@ def test_records_of_an_earlier_deferral_are_not_taken_for_the_latest(
         batch.fail_deferral(TIMEOUT)
 
 
-@pytest.mark.parametrize("reason", ["broken", TIMEOUT])
+@BOTH_FAILURES
 def test_a_failed_deferral_pays_for_nothing_again_where_the_records_are_lost(
     batch: Batch, monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:

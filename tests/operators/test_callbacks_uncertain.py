@@ -36,7 +36,6 @@ def api() -> str:
 
 @pytest.fixture
 def calling(services: SeedanceEmulator, connect: Connect, api: str) -> Task:
-    """Task with a callback."""
     connect(api, **CALLED)
     return Task(services, connect, use_callback=True)
 
@@ -55,11 +54,14 @@ def awaits_callback(task: Task) -> bool:
 # ---------------------------------------------------------------------- lost reply
 
 
-@pytest.mark.parametrize("api", ["seedance2api", "seedanceapi-v1", "seedanceapi-v2"])
-@pytest.mark.parametrize(("kind", "options"), LOST)
-def test_callback_names_the_generation_of_a_lost_reply(
-    calling: Task, kind: str, options: dict[str, Any]
-) -> None:
+@pytest.mark.parametrize(
+    ("api", "kind", "options"),
+    [
+        *(("seedanceapi-v1", *lost) for lost in LOST),
+        *((api, "drop_reply", {}) for api in ("seedance2api", "seedanceapi-v2")),
+    ],
+)
+def test_callback_resolves_a_lost_reply(calling: Task, kind: str, options: dict[str, Any]) -> None:
     calling.services.fault(kind, **options)
     trigger = calling.defer().trigger
     assert awaits_callback(calling)
@@ -133,9 +135,7 @@ def test_id_that_stays_unknown_fails_like_a_missing_callback(task: Task, callbac
 
 
 @pytest.mark.parametrize("stored", [True, False])
-def test_unreadable_id_in_a_callback_is_not_adopted(
-    task: Task, stored: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unreadable_id_is_not_adopted(task: Task, stored: bool, caplog: pytest.LogCaptureFixture) -> None:
     """The outage that lost the reply is the same that keeps us from asking about what a call has named."""
     if not stored:
         task.without_store()
@@ -155,14 +155,13 @@ def test_unreadable_id_in_a_callback_is_not_adopted(
     assert task.polls_its_only_submission
 
 
-@pytest.mark.parametrize("policy", ["fail", "resubmit"])
 @pytest.mark.parametrize(
-    ("trouble", "options", "kind"),
+    ("trouble", "options", "kind", "policy"),
     [
-        ("gateway_error", {}, errors.SeedanceServerError),
-        ("rate_limit", {}, errors.SeedanceRateLimitError),
-        ("cut", {}, errors.SeedanceConnectionError),
-        ("gateway_error", {"status": 401}, errors.SeedanceAuthenticationError),
+        ("gateway_error", {}, errors.SeedanceServerError, "fail"),
+        ("rate_limit", {}, errors.SeedanceRateLimitError, "resubmit"),
+        ("cut", {}, errors.SeedanceConnectionError, "fail"),
+        ("gateway_error", {"status": 401}, errors.SeedanceAuthenticationError, "resubmit"),
     ],
 )
 def test_unconfirmed_id_is_kept_until_it_can_be_read(
@@ -226,14 +225,6 @@ def test_early_retry_waits_for_the_callback_too(task: Task) -> None:
     assert task.polls_its_only_submission
 
 
-def test_early_retry_finds_the_id_of_the_callback(task: Task) -> None:
-    task.defer()
-    task.store_callback(task.generation_id)
-    task.ti.retry()
-    task.defer()
-    assert task.polls_its_only_submission
-
-
 @pytest.fixture
 def missing(task: Task, callback_timed_out: TimeOut) -> Task:
     """Task that failed because its callback did not come."""
@@ -241,19 +232,9 @@ def missing(task: Task, callback_timed_out: TimeOut) -> Task:
     callback_timed_out()
     with pytest.raises(errors.SeedanceUncertainSubmitError, match="may have been billed"):
         task.resume(SILENCE)
+    assert task.store.value["state"] == "uncertain"
+    assert task.posts == 1
     return task
-
-
-def test_missing_callback_fails_the_task_and_is_recorded(missing: Task) -> None:
-    assert missing.store.value["state"] == "uncertain"
-    assert missing.posts == 1
-
-
-def test_late_callback_is_found_after_a_clear(missing: Task) -> None:
-    missing.store_callback(missing.generation_id)
-    missing.ti.clear()
-    missing.defer()
-    assert missing.polls_its_only_submission
 
 
 def test_clear_after_the_report_submits_again(missing: Task) -> None:
@@ -282,13 +263,6 @@ def test_clear_keeps_a_late_unconfirmed_id(missing: Task) -> None:
 # ---------------------------------------------------------------------- resubmitting
 
 
-def test_resubmission_waits_for_the_callback_first(task: Task) -> None:
-    task.defer(on_uncertain_submit="resubmit")
-    assert awaits_callback(task)
-    task.defer_again(task.called)
-    assert task.polls_its_only_submission
-
-
 def test_missing_callback_resubmits_once(task: Task, callback_timed_out: TimeOut) -> None:
     task.defer(on_uncertain_submit="resubmit")
     callback_timed_out()
@@ -297,11 +271,8 @@ def test_missing_callback_resubmits_once(task: Task, callback_timed_out: TimeOut
     assert task.posts == 2
 
 
-@pytest.mark.parametrize("stored", [True, False])
-def test_only_one_resubmission(calling: Task, callback_timed_out: TimeOut, stored: bool) -> None:
-    """The second submission is waited for as the first was; both were sent, and that is enough."""
-    if not stored:
-        calling.without_store()
+def test_without_store_there_is_only_one_resubmission(calling: Task, callback_timed_out: TimeOut) -> None:
+    calling.without_store()
     calling.services.fault("drop_reply", times=None)
     calling.defer(on_uncertain_submit="resubmit")
     callback_timed_out()
@@ -328,12 +299,6 @@ def test_resubmission_waits_for_its_callback_and_is_not_repeated(calling: Task) 
 # ---------------------------------------------------------------------- below Airflow 3.3
 
 
-def test_without_store_the_deferral_carries_the_record(forgetful: Task) -> None:
-    forgetful.defer()
-    forgetful.defer_again(forgetful.called)
-    assert forgetful.polls_its_only_submission
-
-
 def test_without_store_a_missing_callback_is_final(forgetful: Task, callback_timed_out: TimeOut) -> None:
     forgetful.defer()
     callback_timed_out()
@@ -344,7 +309,7 @@ def test_without_store_a_missing_callback_is_final(forgetful: Task, callback_tim
 
 
 @pytest.mark.parametrize("policy", ["fail", "resubmit"])
-def test_without_store_an_unreadable_id_is_named_and_final(
+def test_without_store_an_unreadable_id_is_final(
     forgetful: Task, callback_timed_out: TimeOut, policy: str
 ) -> None:
     forgetful.defer(on_uncertain_submit=policy)

@@ -38,7 +38,6 @@ def deliver(task: Task) -> None:
     task.resume(fire(task.defer_and_finish().trigger))
 
 
-@pytest.mark.parametrize("api", ["ark"])
 def test_a_generation_warns_once_per_try(task: Task, warned: Warned) -> None:
     task.ti.max_tries = 0
     deliver(task)
@@ -49,7 +48,6 @@ def test_a_generation_warns_once_per_try(task: Task, warned: Warned) -> None:
     assert task.submitted == 1
 
 
-@pytest.mark.parametrize("api", ["ark"])
 def test_a_generation_whose_record_was_discarded_is_submitted_again(task: Task, warned: Warned) -> None:
     task.ti.max_tries = 0
     task.defer_and_finish()
@@ -61,7 +59,6 @@ def test_a_generation_whose_record_was_discarded_is_submitted_again(task: Task, 
     assert task.submitted == 2
 
 
-@pytest.mark.parametrize("api", ["ark"])
 def test_a_batch_warns_once_per_try(batch: Batch, warned: Warned) -> None:
     batch.ti.max_tries = 0
     requests = [{"prompt": f"clip {number}"} for number in range(3)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,17 +24,15 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def collected() -> Iterator[None]:
-    """Collect it before a test without these filters does."""
+    """Collect it before a test of another module, without these filters, does."""
     yield
     gc.collect()
 
 
-def moments() -> list[float]:
-    """Return times in seconds, from the first line of a task to the midst of its wait."""
-    moment = random.Random(7)
-    return [moment.uniform(0.001, 0.25) for _ in range(8)]
+#: Times in seconds, from the first line of a task to the midst of its wait.
+MOMENTS = (0.001, 0.003, 0.01, 0.02, 0.05, 0.1)
 
 
 @pytest.fixture
@@ -53,7 +50,7 @@ def test_the_next_try_goes_on_with_the_render(services: SeedanceEmulator, kind: 
         return make(**arguments) if kind == "single" else batch_runner.make(["a"], **arguments)
 
     deferral(lambda: operator().execute(make_context(store, ti)))
-    for moment in moments():
+    for moment in MOMENTS:
         ti.retry()
         blocking = operator(deferrable=False, poll_interval=0.01)
         with pytest.raises(AirflowTaskTimeout), task_timeout(moment):
@@ -79,6 +76,6 @@ def hook(generation_id: str) -> Any:
 @pytest.mark.parametrize("wait", [sensor, hook])
 def test_a_wait_for_a_render_ends(services: SeedanceEmulator, wait: Callable[[str], Any]) -> None:
     generation_id = submitted(services, API)
-    for moment in moments():
+    for moment in MOMENTS:
         with pytest.raises(AirflowTaskTimeout), task_timeout(moment):
             wait(generation_id)

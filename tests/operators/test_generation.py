@@ -29,9 +29,9 @@ from operators.generation_task import Task, make
 
 
 @pytest.mark.parametrize("api", ALL_APIS)
-def test_deferral_carries_the_id(task: Task) -> None:
+def test_deferral_carries_the_id_and_no_secret(task: Task) -> None:
     before = time.time()
-    deferred = task.defer(timeout=1800)
+    deferred = task.defer(timeout=1800, images="https://b.example/in.png?X-Signature=topsecret")
     generation_id = task.services.ledger.submissions[0].generation_id
     assert task.ti.pushed["generation_id"] == generation_id
     assert task.store.value["generation_id"] == generation_id
@@ -42,19 +42,19 @@ def test_deferral_carries_the_id(task: Task) -> None:
     assert deferred.kwargs["deadline"] == deferred.trigger.deadline
     # Our deadline comes before Airflow's timeout, which cannot read the render.
     assert deferred.timeout > timedelta(seconds=1800)
+    path, kwargs = deferred.trigger.serialize()
+    assert json.loads(json.dumps(kwargs)) == kwargs
+    assert deserialize(serialize(kwargs)) == kwargs
+    shown = repr((path, kwargs, deferred.kwargs, deferred.trigger))
+    for secret in (PROMPT, SECRET, "topsecret", "b.example", task.services.url):
+        assert secret not in shown
 
 
 @pytest.fixture
 def unrecorded(task: Task) -> Task:
     """Deferred task whose store accepted the intent, and then nothing more."""
 
-    def away_once_it_was_sent(what: str) -> None:
-        if what == "set" and task.submitted:
-            raise ConnectionError("the API server is away")
-
-    task.store.before = away_once_it_was_sent
-    task.defer()
-    task.store.before = lambda what: None
+    task.defer_while_ids_cannot_be_written()
     assert (task.store.value["state"], task.store.value["generation_id"]) == ("intent", None)
     return task
 
@@ -82,9 +82,7 @@ def test_id_known_only_to_the_deferral_is_recorded_on_resume(unrecorded: Task, e
     assert unrecorded.posts == 1
 
 
-def test_unrecordable_id_does_not_stop_the_delivery(
-    unrecorded: Task, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unrecordable_id_is_delivered(unrecorded: Task, caplog: pytest.LogCaptureFixture) -> None:
     unrecorded.services.finish(unrecorded.generation_id)
     unrecorded.store.break_down("set")
     assert unrecorded.resume()["generation_id"] == unrecorded.generation_id
@@ -93,20 +91,7 @@ def test_unrecordable_id_does_not_stop_the_delivery(
     assert rec.Record.from_value(unrecorded.store.value).state is rec.RecordState.INTENT
 
 
-@pytest.mark.parametrize("api", ALL_APIS)
-def test_deferral_contains_no_secret(task: Task) -> None:
-    deferred = task.defer(images="https://b.example/in.png?X-Signature=topsecret")
-    path, kwargs = deferred.trigger.serialize()
-    assert json.loads(json.dumps(kwargs)) == kwargs
-    assert deserialize(serialize(kwargs)) == kwargs
-    shown = repr((path, kwargs, deferred.kwargs, deferred.trigger))
-    for secret in (PROMPT, SECRET, "topsecret", "b.example", task.services.url):
-        assert secret not in shown
-
-
-def test_unserializable_trigger_fails_before_the_submission(
-    task: Task, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unserializable_trigger_costs_nothing(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: Any) -> Any:
         raise TypeError("not serializable")
 
@@ -159,17 +144,13 @@ def refused(task: Task, error: type[errors.SeedanceError], **arguments: Any) -> 
 
 
 @pytest.mark.parametrize(("api", "arguments", "says"), BAD)
-@pytest.mark.parametrize("deferrable", [True, False])
-def test_invalid_arguments_are_refused_before_anything_is_sent(
-    task: Task, arguments: dict[str, Any], says: list[str], deferrable: bool
-) -> None:
-    message = refused(task, errors.SeedanceRequestError, **arguments, deferrable=deferrable)
+def test_invalid_arguments_cost_nothing(task: Task, arguments: dict[str, Any], says: list[str]) -> None:
+    message = refused(task, errors.SeedanceRequestError, **arguments)
     assert [words for words in (*says, "othing was sent") if words not in message] == []
 
 
-@pytest.mark.parametrize("deferrable", [True, False])
-def test_invalid_rendered_argument_is_refused(task: Task, deferrable: bool) -> None:
-    message = refused(task, errors.SeedanceConfigurationError, on_clear="burn", deferrable=deferrable)
+def test_invalid_rendered_argument_is_refused(task: Task) -> None:
+    message = refused(task, errors.SeedanceConfigurationError, on_clear="burn", deferrable=False)
     for words in ("on_clear is 'burn'", "'reuse' or 'new'", "othing was sent"):
         assert words in message
 
@@ -254,46 +235,6 @@ def test_applied_defaults_are_logged(task: Task, log: Log) -> None:
         assert words in line
 
 
-# ---------------------------------------------------------------------- max_credits
-
-
-@pytest.mark.parametrize("max_credits", [14, 14.0, 1000])
-@pytest.mark.parametrize("api", ["seedanceapi-v1"])
-def test_max_credits_allow_a_request_that_costs_no_more(task: Task, max_credits: float) -> None:
-    task.defer(max_credits=max_credits, duration=4, resolution="720p")
-    assert task.posts == 1
-
-
-@pytest.mark.parametrize("max_credits", [13.9, 0])
-@pytest.mark.parametrize("api", ["seedanceapi-v1"])
-def test_max_credits_refuse_a_request_that_costs_more(task: Task, max_credits: float) -> None:
-    arguments = {"max_credits": max_credits, "duration": 4, "resolution": "720p"}
-    message = refused(task, errors.SeedanceRequestError, **arguments)
-    assert "costs 14 credits" in message
-    assert f"max_credits={max_credits:g}" in message
-
-
-@pytest.mark.parametrize(
-    ("api", "said"),
-    [
-        ("seedance2api", "publishes no price at all"),
-        ("seedanceapi-v2", "publishes no price at all"),
-        ("runbase", "publishes no price at all"),
-        ("ark", "publishes no price in credits, but in US dollars, which max_cost_usd limits"),
-    ],
-)
-def test_max_credits_is_refused_where_no_price_is_published(task: Task, api: str, said: str) -> None:
-    message = refused(task, errors.SeedanceConfigurationError, max_credits=100)
-    assert api in message
-    assert said in message
-
-
-@pytest.mark.parametrize("api", ["seedanceapi-v1"])
-def test_max_credits_without_a_price_for_the_request(task: Task) -> None:
-    unpriced = {"max_credits": 100, "extra_params": {"duration": "99"}}
-    assert "no price for this request" in refused(task, errors.SeedanceConfigurationError, **unpriced)
-
-
 # ---------------------------------------------------------------------- end_from_trigger
 
 
@@ -306,9 +247,7 @@ def test_max_credits_without_a_price_for_the_request(task: Task) -> None:
         ({"deferrable": False}, "deferrable=True"),
     ],
 )
-def test_end_from_trigger_is_refused_with_incompatible_arguments(
-    arguments: dict[str, Any], says: str
-) -> None:
+def test_end_from_trigger_is_refused_with_other_arguments(arguments: dict[str, Any], says: str) -> None:
     with pytest.raises(errors.SeedanceConfigurationError, match=says):
         make(end_from_trigger=True, **arguments)
     assert make(end_from_trigger=True).end_from_trigger

@@ -21,6 +21,12 @@ from airflow_provider_seedance.triggers.cancellation import cancel_abandoned
 from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger, SeedanceQuotaTrigger
 from operators.generation_task import Task, make
 
+
+@pytest.fixture
+def api() -> str:
+    return "ark"
+
+
 # ---------------------------------------------------------------------- quota
 
 
@@ -33,7 +39,12 @@ def test_long_rate_limit_defers_and_then_submits(task: Task) -> None:
     assert before + 1700 < deferred.trigger.not_before < time.time() + 1900
     assert deferred.method_name == "resume_submit"
     assert "generation_id" not in task.ti.pushed
-    assert isinstance(task.defer_again({"not_before": 1}).trigger, SeedanceGenerationTrigger)
+    before = time.time()
+    trigger = task.defer_again({"not_before": 1}).trigger
+    assert isinstance(trigger, SeedanceGenerationTrigger)
+    assert before <= trigger.submitted_at <= time.time()
+    task.ti.clear()
+    assert task.defer().trigger.submitted_at == pytest.approx(trigger.submitted_at, abs=0.001)
     assert task.submitted == 1
 
 
@@ -53,7 +64,6 @@ def test_quota_used_up_by_another_task_costs_no_rejected_request(task: Task) -> 
     assert task.submitted == 2
 
 
-@pytest.mark.parametrize("api", ["ark"])
 def test_submissions_above_the_limit_of_a_minute_wait_without_a_request(task: Task) -> None:
     task.connect("ark", submissions_per_minute=1)
     limited = partial(Task, task.services, partial(task.connect, submissions_per_minute=1))
@@ -69,20 +79,19 @@ def test_submissions_above_the_limit_of_a_minute_wait_without_a_request(task: Ta
     assert task.submitted == 2
 
 
-@pytest.mark.parametrize("api", ["ark"])
 def test_a_refused_submission_lowers_the_rate_of_its_model(task: Task) -> None:
+    task.connect("ark", submissions_per_minute=8)
     task.services.fault("rate_limit", retry_after=None, times=4)
     before = time.time()
     assert task.defer().trigger.not_before >= before + MIN_REFUSED_SECONDS
-    later = [Task(task.services, task.connect) for _ in range(30)]
-    waits = [other.defer().trigger for other in later]
-    assert sum(isinstance(wait, SeedanceQuotaTrigger) for wait in waits) >= 1
-    assert task.submitted < 30
+    connect = partial(task.connect, submissions_per_minute=8)
+    waits = [Task(task.services, connect).defer().trigger for _ in range(8)]
+    assert any(isinstance(wait, SeedanceQuotaTrigger) for wait in waits)
+    assert task.submitted < 8
 
 
-@pytest.mark.parametrize("api", ["ark"])
 @pytest.mark.parametrize(("hours", "waits"), [(5, True), (160, True), (600, False)])
-def test_a_plan_that_is_used_up_is_waited_for_unless_that_takes_too_long(
+def test_a_plan_that_is_used_up_is_waited_for_if_it_is_not_too_long(
     task: Task, hours: int, waits: bool
 ) -> None:
     reset_at = datetime.now(UTC) + timedelta(hours=hours)
@@ -95,15 +104,6 @@ def test_a_plan_that_is_used_up_is_waited_for_unless_that_takes_too_long(
         with pytest.raises(errors.SeedanceRateLimitError, match="will reset at"):
             task.run()
     assert task.posts == 1 + waits
-
-
-@pytest.mark.parametrize("api", ["ark"])
-def test_trigger_carries_the_time_of_submission(task: Task) -> None:
-    before = time.time()
-    submitted_at = task.defer().trigger.submitted_at
-    assert before <= submitted_at <= time.time()
-    task.ti.clear()
-    assert task.defer().trigger.submitted_at == pytest.approx(submitted_at, abs=0.001)
 
 
 @pytest.mark.parametrize("api", ["seedance2api"])
@@ -119,11 +119,8 @@ def test_submission_is_not_deferred_without_end(task: Task) -> None:
     task.services.fault("rate_limit", times=None, retry_after=3600)
     first = task.defer().kwargs
     assert first["refusals"] == 1
-    assert task.defer_again().kwargs == {
-        "refusals": 2,
-        "since": first["since"],
-        "granted": "seedance_default",
-    }
+    again = {"refusals": 2, "since": first["since"], "granted": "seedance_default"}
+    assert task.defer_again().kwargs == again
     long_ago = time.time() - base.MAX_QUOTA_WAIT_SECONDS
     with pytest.raises(errors.SeedanceRateLimitError):
         make().resume_submit(task.context, None, refusals=9, since=long_ago)
@@ -132,7 +129,7 @@ def test_submission_is_not_deferred_without_end(task: Task) -> None:
 
 @pytest.mark.parametrize("stored", [True, False])
 @pytest.mark.parametrize("api", ["runbase"])
-def test_alternating_lost_replies_and_rate_limits_submit_twice_at_most(task: Task, stored: bool) -> None:
+def test_lost_replies_and_rate_limits_in_turn_submit_twice_at_most(task: Task, stored: bool) -> None:
     for _ in range(4):
         task.services.fault("drop_reply")
         task.services.fault("rate_limit", retry_after=1800)
@@ -157,27 +154,28 @@ def test_the_renders_page_learns_that_a_submission_is_uncertain(task: Task) -> N
 # ---------------------------------------------------------------------- below Airflow 3.3
 
 
-@pytest.mark.parametrize(("on_uncertain", "final"), [("fail", True), ("resubmit", False)])
-@pytest.mark.parametrize("case", ["failed", "deadline", "broken trigger", "timeout"])
-@pytest.mark.parametrize("api", ["ark"])
-def test_below_3_3_failures_after_the_submission_are_final(
+@pytest.mark.parametrize(
+    ("case", "on_uncertain", "final"),
+    [
+        ("failed", "fail", True),
+        ("failed", "resubmit", False),
+        ("deadline", "fail", True),
+        (TriggerFailureReason.TRIGGER_FAILURE, "fail", True),
+        (TriggerFailureReason.TRIGGER_TIMEOUT, "resubmit", False),
+    ],
+)
+def test_below_3_3_failures_after_a_post_are_final(
     forgetful: Task, case: str, on_uncertain: str, final: bool
 ) -> None:
     deferred = forgetful.defer(on_uncertain_submit=on_uncertain)
     generation_id = deferred.trigger.generation_id
-
-    def to_the_end() -> None:
-        if case == "failed":
-            forgetful.services.fail(generation_id, "no")
-            forgetful.resume()
-        elif case == "deadline":
-            deferred.kwargs["deadline"] = 1.0  # type: ignore[index]
-            forgetful.resume()
-        elif case == "broken trigger":
-            forgetful.fail_deferral(TriggerFailureReason.TRIGGER_FAILURE)
-        else:
-            forgetful.fail_deferral(TriggerFailureReason.TRIGGER_TIMEOUT)
-
+    to_the_end: Any = forgetful.resume
+    if case == "failed":
+        forgetful.services.fail(generation_id, "no")
+    elif case == "deadline":
+        deferred.kwargs["deadline"] = 1.0  # type: ignore[index]
+    else:
+        to_the_end = partial(forgetful.fail_deferral, case)
     with pytest.raises(errors.SeedanceError) as caught:
         to_the_end()
     assert isinstance(caught.value, errors.SeedanceUnrecordedError) == final
@@ -188,7 +186,6 @@ def test_below_3_3_failures_after_the_submission_are_final(
         assert "not retried" in caught.value.message
 
 
-@pytest.mark.parametrize("api", ["ark"])
 def test_below_3_3_failed_synchronous_wait_is_final(forgetful: Task) -> None:
     with pytest.raises(errors.SeedanceUnrecordedError) as caught:
         forgetful.run(deferrable=False, poll_interval=0.01, timeout=0.05)
@@ -197,9 +194,7 @@ def test_below_3_3_failed_synchronous_wait_is_final(forgetful: Task) -> None:
 
 
 @pytest.mark.parametrize("api", ["runbase"])
-def test_below_3_3_task_timeout_after_the_submission_is_final(
-    task: Task, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_below_3_3_timeout_after_the_submission_is_final(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     def timeout(*_: Any, **__: Any) -> Any:
         raise AirflowTaskTimeout("execution_timeout")
 
@@ -218,7 +213,6 @@ def test_below_3_3_connection_deleted_while_deferred_is_final(monkeypatch: pytes
         make().execute_complete(make_context(None), None, "gen-1", {}, time.time())
 
 
-@pytest.mark.parametrize("api", ["ark"])
 def test_below_3_3_failures_before_the_submission_are_retried(forgetful: Task) -> None:
     forgetful.services.stop()
     with pytest.raises(errors.SeedanceConnectionError) as caught:
@@ -236,11 +230,15 @@ def wait_for(task: Task, generation_id: str) -> None:
     )
 
 
-@pytest.mark.parametrize(("state", "cancelled"), [("failed", True), ("restarting", False), (None, False)])
-@pytest.mark.parametrize("api", ["ark"])
-def test_on_kill_cancels_abandoned_generations_only(task: Task, state: str | None, cancelled: bool) -> None:
+@pytest.mark.parametrize(
+    ("state", "allowed", "cancelled"),
+    [("failed", True, True), ("failed", False, False), ("restarting", True, False), (None, True, False)],
+)
+def test_on_kill_cancels_abandoned_generations_only(
+    task: Task, state: str | None, allowed: bool, cancelled: bool
+) -> None:
     task.defer()
-    task.op = make(deferrable=False)
+    task.op = make(deferrable=False, cancel_on_kill=allowed)
     task.ti.state = state
     wait_for(task, task.generation_id)
     task.op.on_kill()
@@ -249,7 +247,6 @@ def test_on_kill_cancels_abandoned_generations_only(task: Task, state: str | Non
     assert len(task.services.ledger.deletions) == int(cancelled)
 
 
-@pytest.mark.parametrize("api", ["ark"])
 def test_on_kill_while_it_waits(task: Task) -> None:
     task.op = make(deferrable=False, poll_interval=0.01)
 
@@ -267,18 +264,8 @@ def test_on_kill_while_it_waits(task: Task) -> None:
     assert [deletion.effect for deletion in task.services.ledger.deletions] == ["cancelled"]
 
 
-@pytest.mark.parametrize("api", ["ark"])
-def test_on_kill_without_anything_to_cancel(task: Task) -> None:
-    task.op = make(deferrable=False, cancel_on_kill=False)
-    task.ti.state = "failed"
-    make().on_kill()
-    wait_for(task, "some-id")
-    task.op.on_kill()
-    assert task.services.ledger.requests == []
-
-
-@pytest.mark.parametrize("api", ["ark"])
 def test_on_kill_never_raises(task: Task, log: Log) -> None:
+    make().on_kill()
     task.op = make(deferrable=False)
     task.context["ti"] = object()
     wait_for(task, "some-id")

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
-from support import Log, Store, TaskInstance, make_context
+from support import Log, Store, TaskInstance, deferral, make_context
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.decorators.seedance import _SeedanceVideoDecoratedOperator as Decorated
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from operators.batch_runner import Batch
+from operators.batch_runner import Batch, kinds
 from operators.generation_task import Connect, fire, make
 
 #: Credits of a render of four seconds in 720p by the published prices.
@@ -19,10 +19,6 @@ PRICE = 14
 
 IN_720P = {"duration": 4, "resolution": "720p"}
 WAYS = pytest.mark.parametrize("deferrable", [True, False])
-
-
-def resume(op: Any, deferred: TaskDeferred, event: Any, context: Any) -> Any:
-    return op.resume_execution(deferred.method_name, {**(deferred.kwargs or {}), "event": event}, context)
 
 
 class Task:
@@ -42,7 +38,11 @@ class Task:
         try:
             return op.execute(self.context)
         except TaskDeferred as deferred:
-            return resume(op, deferred, fire(deferred.trigger), self.context)
+            return self.resume(op, deferred, fire(deferred.trigger))
+
+    def resume(self, op: Any, deferred: TaskDeferred, event: Any) -> Any:
+        kwargs = {**(deferred.kwargs or {}), "event": event}
+        return op.resume_execution(deferred.method_name, kwargs, self.context)
 
     @property
     def ids(self) -> list[str]:
@@ -76,11 +76,8 @@ def services(services: SeedanceEmulator, connect: Connect) -> SeedanceEmulator:
 # ---------------------------------------------------------------------- single
 
 
-@pytest.mark.parametrize("kind", [Task, DecoratedTask])
-@WAYS
-def test_other_takes_after_clears_count(
-    kind: type[Task], services: SeedanceEmulator, deferrable: bool
-) -> None:
+@pytest.mark.parametrize(("kind", "deferrable"), [(Task, True), (Task, False), (DecoratedTask, True)])
+def test_takes_after_clears_count(kind: type[Task], services: SeedanceEmulator, deferrable: bool) -> None:
     task = kind(services, max_credits=2.5 * PRICE, on_clear="new", deferrable=deferrable)
     for _ in range(2):
         task.run()
@@ -164,20 +161,17 @@ def test_a_paid_render_is_delivered_below_a_lowered_limit(services: SeedanceEmul
     assert task.run()["generation_id"] == first["generation_id"]
 
 
-def test_a_lost_reply_counts_without_a_store_over_a_wait_for_the_rate_limit(
-    services: SeedanceEmulator,
-) -> None:
+def test_a_lost_reply_counts_without_a_store_over_a_rate_limit(services: SeedanceEmulator) -> None:
     """The record of the lost submission travels with the deferral; the limit is lowered while the task waits."""
     services.fault("drop_reply")
     services.fault("rate_limit", retry_after=1800)
     task = Task(services, stored=False, max_credits=2 * PRICE, on_uncertain_submit="resubmit")
     op = task.operator()
-    with pytest.raises(TaskDeferred) as deferral:
-        op.execute(task.context)
-    assert deferral.value.method_name == "resume_submit"
+    deferred = deferral(lambda: op.execute(task.context))
+    assert deferred.method_name == "resume_submit"
     op.max_credits = 1.5 * PRICE
     with pytest.raises(errors.SeedanceUncertainSubmitError, match="raise the limit"):
-        resume(op, deferral.value, {"not_before": 1}, task.context)
+        task.resume(op, deferred, {"not_before": 1})
     assert len(task.ids) == 1
 
 
@@ -196,7 +190,7 @@ def test_a_lost_reply_of_an_item_counts_against_its_resubmission(batch: Batch, s
     batch.stored = stored
     arguments = {**IN_720P, "max_credits": 3.5 * PRICE, "on_uncertain_submit": "resubmit"}
     result = batch.run(["a", "b", "c"], **arguments, on_item_failure="keep")
-    assert [(one["key"], one["kind"]) for one in result["failed"]] == [("0", "uncertain"), ("1", "uncertain")]
+    assert kinds(result) == [("0", "uncertain"), ("1", "uncertain")]
     assert batch.paid == ["a", "a", "b"]
     assert result["not_submitted"] == ["2"]
 
@@ -206,9 +200,8 @@ def test_a_batch_names_what_was_spent(batch: Batch, log: Log) -> None:
     with pytest.raises(errors.SeedanceBatchFinalError) as caught:
         batch.clear()
     ids = ", ".join(one.generation_id for one in batch.services.ledger.submissions)
-    expected = (
-        f"max_credits=28 leaves: earlier submissions of this task instance cost, or may cost, 28 ({ids})"
-    )
+    earlier = "earlier submissions of this task instance cost, or may cost"
+    expected = f"max_credits=28 leaves: {earlier}, 28 ({ids})"
     assert expected in str(caught.value)
     assert any(expected in line for line in log.lines)
 
@@ -230,7 +223,7 @@ def test_an_uncertain_item_comes_before_what_the_limit_refuses(batch: Batch) -> 
     batch.run(["a", "b"], **arguments, on_item_failure="keep")
     assert batch.paid == ["a", "b", "b"]
     result = batch.retry()
-    assert [(one["key"], one["kind"]) for one in result["failed"]] == [("1", "uncertain")]
+    assert kinds(result) == [("1", "uncertain")]
     assert result["not_submitted"] == ["0"]
     assert batch.paid == ["a", "b", "b"]
 
@@ -239,7 +232,7 @@ def test_an_uncertain_item_comes_before_what_the_limit_refuses(batch: Batch) -> 
 
 
 @WAYS
-def test_max_cost_usd_counts_every_take(
+def test_max_cost_usd_counts_all_takes(
     services: SeedanceEmulator, connect: Connect, deferrable: bool
 ) -> None:
     connect("seedanceapi-v1", prices=[{"usd": 0.1}])
@@ -254,9 +247,7 @@ def test_max_cost_usd_counts_every_take(
     assert len(task.ids) == 2
 
 
-def test_max_cost_usd_is_refused_where_the_price_is_not_known(
-    services: SeedanceEmulator, connect: Connect
-) -> None:
+def test_max_cost_usd_is_refused_without_a_price(services: SeedanceEmulator, connect: Connect) -> None:
     connect("seedanceapi-v1", prices=[{"usd_per_million_tokens": 10}])
     with pytest.raises(errors.SeedanceConfigurationError, match=r"max_cost_usd=5 cannot be honoured.*prices"):
         Task(services, max_cost_usd=5, max_credits=100).run()

@@ -27,29 +27,28 @@ MAKE: list[Any] = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def held(services: SeedanceEmulator, connect: Connect) -> SeedanceEmulator:
+    connect("seedanceapi-v2")
+    services.hold()
+    return services
+
+
 @pytest.mark.parametrize("make_operator", MAKE)
 @pytest.mark.parametrize("stored", [True, False])
-def test_an_invalid_request_is_not_its_own_cause(
-    services: SeedanceEmulator, connect: Connect, make_operator: Any, stored: bool
-) -> None:
-    connect("seedanceapi-v2")
+def test_an_invalid_request_is_not_its_own_cause(make_operator: Any, stored: bool) -> None:
     with pytest.raises(errors.SeedanceRequestError) as caught:
         make_operator(duration=-1).execute(make_context(Store() if stored else None))
     check_chain(caught.value)
 
 
 @pytest.mark.parametrize("make_operator", MAKE)
-def test_an_invalid_request_after_a_submission_has_a_cause(
-    services: SeedanceEmulator, connect: Connect, make_operator: Any
-) -> None:
-    connect("seedanceapi-v2")
-    services.hold()
+def test_an_invalid_request_after_a_submission_has_a_cause(make_operator: Any) -> None:
     store, ti = Store(), TaskInstance()
     deferral(lambda: make_operator().execute(make_context(store, ti)))
     ti.retry()
-    with pytest.raises(
-        errors.SeedanceRequestError, match="1 generation was submitted by this task"
-    ) as caught:
+    submitted = "1 generation was submitted by this task"
+    with pytest.raises(errors.SeedanceRequestError, match=submitted) as caught:
         make_operator(duration=-1).execute(make_context(store, ti))
     check_chain(caught.value)
     assert isinstance(caught.value.__cause__, errors.SeedanceRequestError)
@@ -58,11 +57,9 @@ def test_an_invalid_request_after_a_submission_has_a_cause(
 @pytest.mark.parametrize("make_operator", MAKE)
 @pytest.mark.parametrize("stored", [True, False])
 def test_a_connection_that_breaks_after_the_submission_names_what_was_paid_for(
-    services: SeedanceEmulator, connect: Connect, make_operator: Any, stored: bool
+    held: SeedanceEmulator, connect: Connect, make_operator: Any, stored: bool
 ) -> None:
     """The certificates are read when a client is made, and the error about them says that nothing was sent."""
-    connect("seedanceapi-v2")
-    services.hold()
     context = make_context(Store() if stored else None)
     op = make_operator(timeout=1e-6)
     deferred = deferral(lambda: op.execute(context))
@@ -70,17 +67,15 @@ def test_a_connection_that_breaks_after_the_submission_names_what_was_paid_for(
     kwargs = {**deferred.kwargs, "event": None}
     with pytest.raises(errors.SeedanceError) as caught:
         make_operator(timeout=1e-6).resume_execution(deferred.method_name, kwargs, context)
-    assert services.ledger.submissions[0].generation_id in str(caught.value)
+    assert held.ledger.submissions[0].generation_id in str(caught.value)
     assert "Nothing was sent" not in str(caught.value)
     check_chain(caught.value)
 
 
-def test_a_final_failure_of_a_batch_names_what_succeeded_too(
-    services: SeedanceEmulator, connect: Connect
-) -> None:
-    connect("seedanceapi-v2")
-    services.fault("refuse", prompt="bad")
-    one = batch_runner.Batch(services, connect)
+def test_a_final_failure_of_a_batch_names_all_that_is_paid(held: SeedanceEmulator, connect: Connect) -> None:
+    held.release()
+    held.fault("refuse", prompt="bad")
+    one = batch_runner.Batch(held, connect)
     with pytest.raises(errors.SeedanceBatchFinalError) as caught:
         one.run(["good", "bad"])
     assert one.paid_ids_in(str(caught.value))

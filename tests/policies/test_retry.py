@@ -76,9 +76,7 @@ def test_rescheduling_is_bounded() -> None:
         (ValueError("x"), "DEFAULT", "no policy decided"),
     ],
 )
-def test_a_chain_asks_the_next_policy_about_errors_without_a_time(
-    error: Exception, action: str, reason: str
-) -> None:
+def test_a_chain_asks_the_next_policy_without_a_time(error: Exception, action: str, reason: str) -> None:
     policies: Any = import_module("airflow.sdk.definitions.retry_policy")
     rule = policies.RetryRule(exception=errors.SeedanceServerError, reason="broken")
     chain = policies.ChainRetryPolicy([SeedanceRetryPolicy(), policies.ExceptionRetryPolicy(rules=[rule])])

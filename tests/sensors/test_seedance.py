@@ -81,29 +81,25 @@ def test_every_path_returns_the_same_result(services: SeedanceEmulator, connect:
 # ---------------------------------------------------------------------- failures
 
 
-@pytest.mark.parametrize("deferrable", [True, False])
 @pytest.mark.parametrize(
-    ("arguments", "error", "message"),
+    ("arguments", "error"),
     [
-        ({}, errors.SeedanceGenerationFailedError, "out of memory"),
-        ({"soft_fail": True}, AirflowSkipException, None),
-        ({"never_fail": True}, AirflowSkipException, None),
+        ({}, errors.SeedanceGenerationFailedError),
+        ({"soft_fail": True}, AirflowSkipException),
+        ({"never_fail": True}, AirflowSkipException),
     ],
 )
 def test_a_failed_generation_fails_or_skips(
-    ark: SeedanceEmulator, arguments: Any, error: type[Exception], message: str | None, deferrable: bool
+    ark: SeedanceEmulator, held: str, arguments: Any, error: type[Exception]
 ) -> None:
-    ark.fault("fail", message="out of memory")
-    with pytest.raises(error, match=message):
-        run(submitted(ark, "ark"), deferrable=deferrable, **arguments)
-
-
-def test_a_soft_failure_after_a_deferral_skips(ark: SeedanceEmulator, held: str) -> None:
-    sensor = make(held, soft_fail=True)
+    sensor = make(held, **arguments)
     deferral = deferred(sensor)
-    ark.fail(held, "no")
-    with pytest.raises(AirflowSkipException):
+    ark.fail(held, "out of memory")
+    with pytest.raises(error, match=None if arguments else "out of memory"):
         resume(sensor, deferral, None)
+    for deferrable in (True, False):
+        with pytest.raises(error, match=None if arguments else "out of memory"):
+            run(held, deferrable=deferrable, **arguments)
 
 
 @pytest.mark.parametrize("deferrable", [True, False])
@@ -113,18 +109,11 @@ def test_an_id_without_a_record_at_the_service_fails_at_once(deferrable: bool) -
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        {"generation_id": ""},
-        {"generation_id": None},
-        {"generation_id": " None"},
-        {"generation_id": "g", "media": "opera"},
-    ],
+    ("name", "value"), [*(("generation_id", value) for value in ("", None, " None")), ("media", "opera")]
 )
-def test_invalid_arguments_cost_no_request(ark: SeedanceEmulator, arguments: dict[str, Any]) -> None:
+def test_invalid_arguments_cost_no_request(ark: SeedanceEmulator, name: str, value: str | None) -> None:
     sensor = make("g")
-    for name, value in arguments.items():
-        setattr(sensor, name, value)
+    setattr(sensor, name, value)
     with pytest.raises(errors.SeedanceConfigurationError, match="Nothing was sent"):
         sensor.execute(make_context(None))
     assert ark.ledger.requests == []
@@ -133,19 +122,16 @@ def test_invalid_arguments_cost_no_request(ark: SeedanceEmulator, arguments: dic
 # ---------------------------------------------------------------------- unknown generations
 
 
-def test_an_unknown_generation_ends_a_deferred_wait() -> None:
+def test_an_unknown_generation_ends_a_wait(ark: SeedanceEmulator) -> None:
+    with pytest.raises(errors.SeedanceNotFoundError):
+        run("no-such", deferrable=False)
+    assert ark.ledger.count("status") == MAX_NOT_FOUND
     sensor = make("no-such")
     deferral = deferred(sensor)
     event = payload_of(deferral.trigger)
     assert event["outcome"] == "unknown"
     with pytest.raises(errors.SeedanceNotFoundError):
-        sensor.execute_complete(make_context(None), event, **deferral.kwargs)
-
-
-def test_an_unknown_generation_ends_the_poking(ark: SeedanceEmulator) -> None:
-    with pytest.raises(errors.SeedanceNotFoundError):
-        run("no-such", deferrable=False)
-    assert ark.ledger.count("status") == MAX_NOT_FOUND
+        resume(sensor, deferral, event)
 
 
 def test_an_unknown_generation_ends_rescheduled_pokes() -> None:
@@ -157,9 +143,7 @@ def test_an_unknown_generation_ends_rescheduled_pokes() -> None:
         poke(MAX_NOT_FOUND - 1)
 
 
-def test_a_service_may_know_a_new_generation_late(
-    ark: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_service_may_know_a_generation_late(ark: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
     generation_id = submitted(ark, "ark")
     late = errors.SeedanceNotFoundError("not found", http_status=404)
     real = SeedanceHook.get_generation
@@ -180,17 +164,14 @@ def test_a_service_may_know_a_new_generation_late(
 # ---------------------------------------------------------------------- waiting
 
 
-def test_an_unreadable_state_is_waited_for(ark: SeedanceEmulator) -> None:
+def test_an_unreadable_state_and_one_not_found_are_waited_for(ark: SeedanceEmulator) -> None:
     generation_id = submitted(ark, "ark")
     ark.fault("gateway_error", on="status", times=4)
     assert run(generation_id, deferrable=False)["generation_id"] == generation_id
-    ark.fault("gateway_error", on="status", times=None)
-    deferred(make(generation_id))
-
-
-def test_one_not_found_after_a_deferral_is_waited_for(ark: SeedanceEmulator, held: str) -> None:
-    sensor = make(held)
+    sensor = make(generation_id)
+    fault = ark.fault("gateway_error", on="status", times=None)
     first = deferred(sensor)
+    fault.remove()
     ark.fault("refuse", on="status", status=404)
     deferral(lambda: resume(sensor, first, None))
 
@@ -215,12 +196,9 @@ def test_a_used_up_quota_extends_the_deadline(
     assert sensor.execute_complete(context, None, **again.kwargs)["status"] == "succeeded"
 
 
-def test_the_timeout_names_the_generation(held: str) -> None:
+def test_a_sensor_waits_until_the_same_deadline_and_the_timeout_names_the_generation(held: str) -> None:
     with pytest.raises(errors.SeedanceTimeoutError, match=held):
         make(held).execute_complete(make_context(None), None, deadline=time.time() - 1)
-
-
-def test_a_sensor_that_is_resumed_early_waits_until_the_same_deadline(held: str) -> None:
     deadline = time.time() + 100
     again = deferral(lambda: make(held).execute_complete(make_context(None), None, deadline=deadline))
     assert again.trigger.deadline == deadline

@@ -52,7 +52,6 @@ class Task:
             return FallbackSubmission(submissions=[submission]).submit_or_attach()
 
     def attach(self, request: GenerationRequest | None = None, **policy: Any) -> HasGeneration:
-        """Enter the task, which has a generation then."""
         outcome = self.enter(request, **policy)
         assert isinstance(outcome, HasGeneration)
         return outcome
@@ -76,5 +75,4 @@ class Task:
 
     @property
     def submitted(self) -> list[str]:
-        """Return the ids of all submissions."""
         return [submission.generation_id for submission in self.services.ledger.submissions]

@@ -23,46 +23,44 @@ def connected(secret: str = SECRET) -> Settings:
     return settings(callback_base_url="https://airflow.example.com/", callback_secret=secret)
 
 
-def test_a_url_names_the_task_instance_and_the_submission() -> None:
-    url = callback_url_factory(connected(), make_context(None, TaskInstance(map_index=3)), 600.0)("nonce")
+def token_of(ti: TaskInstance, **context: Any) -> str:
+    whole: Any = {**make_context(None, ti), **context}
+    url = callback_url_factory(connected(), whole, 600.0)("nonce")
     assert url.startswith("https://airflow.example.com/seedance/callbacks/")
-    token = url.rpartition("/")[2]
-    claims = tokens.decode_unverified(token)
+    return url.rpartition("/")[2]
+
+
+def claims_of(ti: TaskInstance, **context: Any) -> tokens.CallbackClaims:
+    claims = tokens.decode_unverified(token_of(ti, **context))
     assert claims is not None
+    return claims
+
+
+def test_a_url_names_the_task_instance_and_the_submission() -> None:
+    ti = TaskInstance(map_index=3)
+    claims = claims_of(ti)
     assert (claims.dag_id, claims.run_id, claims.task_id, claims.map_index) == ("dag", "run", "task", 3)
     assert (claims.conn_id, claims.nonce) == ("seedance_test", "nonce")
-    assert tokens.verify(token, SECRET, time.time() + 600 + tokens.GRACE_SECONDS - 60)
-    assert not tokens.verify(token, SECRET, time.time() + 600 + tokens.GRACE_SECONDS + 1)
+    end = time.time() + 600 + tokens.GRACE_SECONDS
+    assert tokens.verify(token_of(ti), SECRET, end - 60)
+    assert not tokens.verify(token_of(ti), SECRET, end + 60)
 
 
 @pytest.mark.parametrize(("team", "claimed"), [(None, ""), ("films", "films")])
 def test_a_url_names_the_team(team: str | None, claimed: str) -> None:
-    context: Any = {**make_context(None), "dag_run": SimpleNamespace(team_name=team)}
-    url = callback_url_factory(connected(), context, 600.0)("nonce")
-    claims = tokens.decode_unverified(url.rpartition("/")[2])
-    assert claims is not None
-    assert claims.team == claimed
+    assert claims_of(TaskInstance(), dag_run=SimpleNamespace(team_name=team)).team == claimed
 
 
 def test_an_unmapped_task() -> None:
-    ti = TaskInstance()
     for map_index in (-1, None):
-        ti.map_index = map_index  # type: ignore[assignment]
-        claims = tokens.decode_unverified(
-            callback_url_factory(connected(), make_context(None, ti), 1.0)("n").rpartition("/")[2]
-        )
-        assert claims is not None
-        assert claims.map_index == -1
+        assert claims_of(TaskInstance(map_index=map_index)).map_index == -1  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("map_index", "region_index"), [(2, 2), (-1, 5)])
 def test_a_mapped_task_and_a_pass_of_a_loop_on_airflow_3_4(map_index: int, region_index: int) -> None:
     ti = TaskInstance(map_index=map_index)
     ti.region_id, ti.region_index = UUID("0f" * 16), region_index  # type: ignore[attr-defined]
-    claims = tokens.decode_unverified(
-        callback_url_factory(connected(), make_context(None, ti), 1.0)("n").rpartition("/")[2]
-    )
-    assert claims is not None
+    claims = claims_of(ti)
     assert (claims.region_id, claims.map_index) == ("0f" * 16, region_index)
 
 

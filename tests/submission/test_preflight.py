@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from helpers import image, prepare, settings, video
+from ledger import record_samples as samples
 from support import Store, TaskInstance
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.registry import get_api
-from airflow_provider_seedance.generations import utc_now
 from airflow_provider_seedance.ledger import task_state
 from airflow_provider_seedance.ledger.task_state import TaskStateStore
 from airflow_provider_seedance.submission.preflight import (
@@ -21,7 +21,6 @@ from airflow_provider_seedance.submission.preflight import (
     no_price_error,
     warn_of_discarded_records,
 )
-from airflow_provider_seedance.submission.records import Attempt, intent_record
 
 DISCARDED = (
     "The task was cleared, and its task state holds no record. An earlier try may have submitted a generation, whose record "
@@ -50,9 +49,7 @@ def test_every_try_names_the_setting_that_keeps_the_record(caplog: pytest.LogCap
         ti.retry()
 
 
-def test_a_cleared_try_without_a_record_says_that_an_earlier_one_may_be_billed(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_cleared_try_without_a_record_says_what_may_be_billed(caplog: pytest.LogCaptureFixture) -> None:
     ti = TaskInstance()
     ti.clear()
     for _ in range(2):
@@ -62,17 +59,7 @@ def test_a_cleared_try_without_a_record_says_that_an_earlier_one_may_be_billed(
 
 def test_a_cleared_try_whose_task_state_was_kept_misses_nothing(caplog: pytest.LogCaptureFixture) -> None:
     ti, store = TaskInstance(), Store()
-    attempt = Attempt.of(ti)
-    record = intent_record(
-        attempt,
-        utc_now(),
-        conn_id="c",
-        passed_over={},
-        correlates=False,
-        result_defaults={},
-        end_from_trigger=False,
-    )
-    TaskStateStore(store).write("generation", record)
+    TaskStateStore(store).write("generation", samples.intent())
     ti.clear()
     assert [DISCARDED in line for line in warnings(caplog, store, ti)] == [False]
 
@@ -80,11 +67,7 @@ def test_a_cleared_try_whose_task_state_was_kept_misses_nothing(caplog: pytest.L
 def test_records_that_cannot_be_read_are_not_missing(caplog: pytest.LogCaptureFixture) -> None:
     ti, store = TaskInstance(), Store()
     ti.clear()
-
-    def fail(what: str) -> None:
-        raise ConnectionError("the API server is away")
-
-    store.before = fail
+    store.break_down("get")
     with pytest.raises(errors.SeedanceStateError):
         warnings(caplog, store, ti)
 
@@ -111,41 +94,31 @@ CALLED = {"callback_base_url": "https://airflow.example.com", "callback_secret":
     [
         (
             *("seedanceapi-v1", {}, video()),
-            "use_callback=True needs callback_base_url and callback_secret in the extra of connection 'seedance_test'. "
-            "Nothing was sent.",
+            "=True needs callback_base_url and callback_secret in the extra of connection 'seedance_test'",
         ),
         (
             *("seedanceapi-v1", {**CALLED, "callback_secret": ""}, video()),
-            "use_callback=True needs callback_secret in the extra of connection 'seedance_test'. Nothing was sent.",
+            "=True needs callback_secret in the extra of connection 'seedance_test'",
         ),
-        (
-            *("runbase", CALLED, video()),
-            "use_callback is True, but runbase does not call back for a request for video. Leave it out: the render is "
-            "polled for. Nothing was sent.",
-        ),
-        (
-            *("ark", CALLED, image()),
-            "use_callback is True, but ark does not call back for a request for image. Leave it out: the render is polled "
-            "for. Nothing was sent.",
+        *(
+            (
+                *(api, CALLED, request),
+                f" is True, but {api} does not call back for a request for {request.media}. Leave it out: the render "
+                "is polled for",
+            )
+            for api, request in (("runbase", video()), ("ark", image()))
         ),
         (
             *("ark", CALLED, video(extra_params={"callback_url": "https://a.example"})),
-            "use_callback is True, and extra_params names a 'callback_url' of its own: the service calls one address only. "
-            "Nothing was sent.",
+            " is True, and extra_params names a 'callback_url' of its own: the service calls one address only",
         ),
-        ("ark", CALLED, video(extra_params={"seed": 1}), None),
-        ("seedanceapi-v1", CALLED, video(), None),
     ],
 )
-def test_what_a_callback_needs(api: str, connection: dict[str, Any], request_: Any, why: str | None) -> None:
-    connected = settings(api=api, **connection)
-    prepared = prepare(api, request_)
-    if why is None:
-        check_callback(connected, prepared)
-        return
+def test_what_a_callback_needs(api: str, connection: dict[str, Any], request_: Any, why: str) -> None:
     with pytest.raises((errors.SeedanceConfigurationError, errors.SeedanceRequestError)) as caught:
-        check_callback(connected, prepared)
-    assert caught.value.message == why
+        check_callback(settings(api=api, **connection), prepare(api, request_))
+    assert caught.value.message == f"use_callback{why}. Nothing was sent."
+    check_callback(settings(api="ark", **CALLED), prepare("ark", video(extra_params={"seed": 1})))
 
 
 ADVICE = "or add the price to prices in the extra of the connection. Nothing was sent."

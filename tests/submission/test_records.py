@@ -62,38 +62,28 @@ def full() -> Record:
 # ---------------------------------------------------------------------- fingerprint
 
 
+A, B = "https://b.example/a.png", "https://b.example/b.png"
+
+
+def linked(*images: Any) -> VideoRequest:
+    return video(images=list(images))
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        pytest.param(
-            video(images=["https://b.example/a.png?X-Amz-Signature=1&Expires=5"]),
-            video(images="https://b.example/a.png?X-Amz-Signature=2&Expires=9#top"),
-            id="presigned",
-        ),
-        pytest.param(
-            video(images=["https://user:pw@b.example/a.png"]),
-            video(images=["https://b.example/a.png"]),
-            id="user info",
-        ),
-        pytest.param(
-            video(images=["HTTPS://B.example/a.png"]),
-            video(images=["https://b.EXAMPLE/a.png"]),
-            id="host case",
-        ),
-        pytest.param(
+        (linked(f"{A}?X-Amz-Signature=1&Expires=5"), video(images=f"{A}?X-Amz-Signature=2&Expires=9#top")),
+        (linked("https://user:pw@b.example/a.png"), linked(A)),
+        (linked("HTTPS://B.example/a.png"), linked("https://b.EXAMPLE/a.png")),
+        (
             video(extra_params={"a": 1, "b": {"c": 2, "d": 3}}),
             video(extra_params={"b": {"d": 3, "c": 2}, "a": 1}),
-            id="order of keys",
         ),
-        pytest.param(
-            video(extra_params={"draft": "https://b.example/a.png?sig=1"}),
-            video(extra_params={"draft": "https://b.example/a.png?sig=2"}),
-            id="presigned in extra_params",
-        ),
-        pytest.param(video(duration="5"), video(duration=5), id="number as text"),
-        pytest.param(video(generate_audio="true"), video(generate_audio=True), id="flag as text"),
-        pytest.param(video(images=[]), video(), id="no images"),
-        pytest.param(video(model="None"), video(model=None), id="nothing from a template"),
+        (video(extra_params={"draft": f"{A}?sig=1"}), video(extra_params={"draft": f"{A}?sig=2"})),
+        (video(duration="5"), video(duration=5)),
+        (video(generate_audio="true"), video(generate_audio=True)),
+        (linked(), video()),
+        (video(model="None"), video(model=None)),
     ],
 )
 def test_the_same_request(one: GenerationRequest, other: GenerationRequest) -> None:
@@ -111,34 +101,14 @@ def test_the_same_request(one: GenerationRequest, other: GenerationRequest) -> N
         (video(duration=5), video(duration=10), ["duration"]),
         (video(duration=5), video(), ["duration"]),
         (video(seed=1, model="a"), video(seed=2, model="b"), ["model", "seed"]),
-        (video(images=["https://b.example/a.png"]), video(images=["https://b.example/b.png"]), ["images"]),
-        (
-            video(images=["https://b.example/a.png", "https://b.example/b.png"]),
-            video(images=["https://b.example/b.png", "https://b.example/a.png"]),
-            ["images"],
-        ),
-        (
-            video(images=[{"url": "https://b.example/a.png", "role": "first_frame"}]),
-            video(images=[{"url": "https://b.example/a.png", "role": "last_frame"}]),
-            ["images"],
-        ),
+        (linked(A), linked(B), ["images"]),
+        (linked(A, B), linked(B, A), ["images"]),
+        (linked({"url": A, "role": "first_frame"}), linked({"url": A, "role": "last_frame"}), ["images"]),
         (video(extra_params={"a": 1}), video(extra_params={"a": 2}), ["extra_params"]),
         # The file may be named in the query.
-        (
-            video(images=["https://b.example/uc?id=A"]),
-            video(images=["https://b.example/uc?id=B"]),
-            ["images"],
-        ),
-        (
-            video(images=["https://b.example/uc?id=A&id=B"]),
-            video(images=["https://b.example/uc?id=B&id=A"]),
-            ["images"],
-        ),
-        (
-            video(images=["data:image/png;base64,AA?x"]),
-            video(images=["data:image/png;base64,AA?y"]),
-            ["images"],
-        ),
+        (linked("https://b.example/uc?id=A"), linked("https://b.example/uc?id=B"), ["images"]),
+        (linked("https://b.example/uc?id=A&id=B"), linked("https://b.example/uc?id=B&id=A"), ["images"]),
+        (linked("data:image/png;base64,AA?x"), linked("data:image/png;base64,AA?y"), ["images"]),
         (video(), image(), ["media"]),
     ],
 )
@@ -148,14 +118,11 @@ def test_another_request(one: GenerationRequest, other: GenerationRequest, named
 
 
 def test_links_that_differ_in_their_signature_are_noticed() -> None:
-    signed = [fingerprint(video(images=[f"https://b.example/a.png?token={token}"])) for token in "112"]
+    signed = [fingerprint(linked(f"{A}?token={token}")) for token in "112"]
     assert signed[0] == signed[2]
     assert signed[0].signatures == signed[1].signatures != signed[2].signatures
     assert rec.count_signed_twins(signed) == 1
-    assert (
-        rec.count_signed_twins([fingerprint(video("a")), fingerprint(video("b")), fingerprint(video("a"))])
-        == 0
-    )
+    assert rec.count_signed_twins([fingerprint(video(prompt)) for prompt in "aba"]) == 0
 
 
 def test_another_service() -> None:
@@ -164,14 +131,10 @@ def test_another_service() -> None:
     assert one.differences(fingerprint(video(), base_url="https://x.example")) == ["base_url"]
 
 
-def test_a_default_of_the_service_may_change_under_a_render() -> None:
+def test_defaults_of_the_connection_count_and_those_of_the_service_do_not() -> None:
     prepared = prepare("seedance2api", video())
     assert prepared.request.duration == 5
-    assert fingerprint(prepared.as_requested) == fingerprint(video())
-    assert fingerprint(prepared.as_requested) != fingerprint(prepared.request)
-
-
-def test_the_model_of_the_connection_counts() -> None:
+    assert fingerprint(prepared.as_requested) == fingerprint(video()) != fingerprint(prepared.request)
     prepared = prepare("seedance2api", video(), model="seedance-2.0")
     assert fingerprint(prepared.as_requested).differences(fingerprint(video())) == ["model"]
 
@@ -219,21 +182,12 @@ def test_a_prompt_with_a_lone_surrogate_has_a_fingerprint() -> None:
 # ---------------------------------------------------------------------- record
 
 
-def test_round_trip() -> None:
-    assert Record.from_value(json.loads(json.dumps(full().as_dict()))) == full()
-
-
 @pytest.mark.parametrize("state", list(RecordState))
-def test_round_trip_of_each_state(state: RecordState) -> None:
+def test_a_record_of_each_state_is_read_as_written(state: RecordState) -> None:
     known = state in (RecordState.SUBMITTED, RecordState.ENDED)
-    record = Record(
-        state=state,
-        fingerprint=fingerprint(video()),
-        max_tries=0,
-        try_number=1,
-        generation_id="g" if known else None,
-    )
-    assert Record.from_value(json.loads(json.dumps(record.as_dict()))) == record
+    for record in (full(), Record(fingerprint=fingerprint(video()), state=state, max_tries=0, try_number=1)):
+        record = replace(record, state=state, generation_id="g" if known else None)
+        assert Record.from_value(json.loads(json.dumps(record.as_dict()))) == record
 
 
 def test_the_form_of_a_record_is_fixed() -> None:
@@ -274,21 +228,13 @@ def test_the_form_of_a_record_is_fixed() -> None:
     }
 
 
-def test_fields_of_a_later_release_of_the_same_version_are_ignored() -> None:
-    assert Record.from_value({**full().as_dict(), "colour": "blue"}) == full()
-
-
-def test_a_record_without_what_may_be_missing() -> None:
+def test_fields_of_other_releases_of_the_same_version_may_be_there_or_missing() -> None:
     whole = full().as_dict()
+    assert Record.from_value({**whole, "colour": "blue"}) == full()
     needed = ("version", "state", "fingerprint", "max_tries", "try_number", "generation_id")
     bare = Record.from_value({name: whole[name] for name in needed})
-    assert bare == Record(
-        state=RecordState.ENDED,
-        fingerprint=full().fingerprint,
-        max_tries=3,
-        try_number=2,
-        generation_id="g-1",
-    )
+    assert {name: bare.as_dict()[name] for name in needed} == {name: whole[name] for name in needed}
+    assert (bare.conn_id, bare.status, bare.failure, bare.intended_at) == (None, None, None, None)
 
 
 @pytest.mark.parametrize("version", [0, 2, 99, "1", None])
@@ -324,12 +270,7 @@ def test_a_damaged_record_is_not_an_empty_one(change: dict[str, Any]) -> None:
         else "A record of a submission was damaged, or written by something else. Nothing was submitted."
     )
     assert not caught.value.retry_helps
-
-
-def test_the_cause_names_the_damaged_field() -> None:
-    with pytest.raises(errors.SeedanceRecordError) as caught:
-        Record.from_value({**full().as_dict(), "correlation": 5})
-    assert "correlation" in str(caught.value.__cause__)
+    assert change != {"correlation": 5} or "correlation" in str(caught.value.__cause__)
 
 
 json_values = st.recursive(
@@ -377,10 +318,9 @@ def intent(**changes: Any) -> Record:
         "conn_id": "c",
         "passed_over": {},
         "correlates": False,
-        "result_defaults": {"model": "m"},
         "end_from_trigger": False,
     }
-    return rec.intent_record(ATTEMPT, NOW, **{**values, **changes})
+    return rec.intent_record(ATTEMPT, NOW, **{**values, "result_defaults": {"model": "m"}, **changes})
 
 
 def generation(status: str = "queued", **known: Any) -> Generation:
@@ -411,36 +351,21 @@ def test_the_latest_ids_are_kept_of_many_submissions() -> None:
 
 def test_an_intent() -> None:
     record = intent(end_from_trigger=True)
-    assert record == Record(
-        state=RecordState.INTENT,
-        fingerprint=ATTEMPT.fingerprint,
-        max_tries=2,
-        try_number=1,
-        conn_id="c",
-        end_from_trigger=True,
-        result_defaults={"model": "m"},
-        intended_at=NOW,
-    )
+    assert (record.state, record.intended_at) == (RecordState.INTENT, NOW)
+    assert (record.fingerprint, record.max_tries, record.try_number) == (ATTEMPT.fingerprint, 2, 1)
+    assert (record.conn_id, record.end_from_trigger, record.result_defaults) == ("c", True, {"model": "m"})
+    assert (record.generation_id, record.callback_nonce, record.correlation) == (None, None, None)
 
 
-def test_each_submission_with_a_callback_has_its_own_nonce() -> None:
-    one, other = (intent(calls_back=True).callback_nonce for _ in range(2))
-    assert one != other
-    assert len(one) >= 16
-    assert not set(one) - set(string.ascii_letters + string.digits + "-_")  # it is a part of an address
-
-
-def test_each_submission_has_its_own_correlation_value() -> None:
-    one, other = intent(correlates=True), intent(correlates=True)
+def test_each_submission_has_its_own_nonce_and_correlation_value() -> None:
+    one, other = (intent(calls_back=True, correlates=True) for _ in range(2))
+    assert one.callback_nonce != other.callback_nonce
+    assert len(one.callback_nonce) >= 16
+    # It is a part of an address.
+    assert not set(one.callback_nonce) - set(string.ascii_letters + string.digits + "-_")
     assert one.correlation.startswith("airflow-")
     assert one.correlation != other.correlation
     assert len(one.correlation) <= 64  # what ark takes
-
-
-def test_after_a_submission() -> None:
-    record = rec.as_submitted(intent(), generation(), NOW, synchronous=False)
-    assert (record.state, record.generation_id, record.submitted_at) == (RecordState.SUBMITTED, "g-9", NOW)
-    assert (record.status, record.result, record.ended_at) == (None, None, None)
 
 
 def test_a_synchronous_answer_is_kept_whole() -> None:
@@ -458,14 +383,13 @@ def test_a_synchronous_answer_is_kept_whole() -> None:
     assert Generation.from_result(record.result) == done
 
 
-def test_an_end_that_the_service_can_tell_again_is_not_kept_whole() -> None:
+def test_a_submission_and_an_end_that_the_service_can_tell_again_are_not_kept_whole() -> None:
     record = rec.as_submitted(intent(), generation("failed"), NOW, synchronous=False)
     assert (record.state, record.status) == (RecordState.ENDED, GenerationStatus.FAILED)
     assert record.result is None
-
-
-def test_the_end() -> None:
     known = rec.as_submitted(intent(), generation(), NOW, synchronous=False)
+    assert (known.state, known.generation_id, known.submitted_at) == (RecordState.SUBMITTED, "g-9", NOW)
+    assert (known.status, known.result, known.ended_at) == (None, None, None)
     later = NOW + timedelta(minutes=3)
     assert rec.as_ended(known, generation("failed"), later) == replace(
         known, state=RecordState.ENDED, status=GenerationStatus.FAILED, ended_at=later

@@ -39,9 +39,7 @@ def test_what_needs_a_ledger() -> None:
     assert store.resolve_command(GENERATION_KEY) is None
 
 
-def test_a_record_that_can_be_missing_is_written_if_that_is_possible(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_record_that_can_be_missing_is_written_if_possible(caplog: pytest.LogCaptureFixture) -> None:
     accessor = Store()
     store, intent = TaskStateStore(accessor), samples.intent()
     assert store.write_intent(GENERATION_KEY, intent, DETAILS) is intent

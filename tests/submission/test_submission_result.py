@@ -90,9 +90,7 @@ def test_the_order_of_the_connections(found: Record | None, attempt: Attempt, or
         (record("submitted", conn_id="a"), ATTEMPT, False),
     ],
 )
-def test_a_paid_connection_that_cannot_make_the_request(
-    found: Record | None, attempt: Attempt, fails: bool
-) -> None:
+def test_a_paid_connection_without_the_request(found: Record | None, attempt: Attempt, fails: bool) -> None:
     error = errors.SeedanceRequestError("no images")
     assert unfit_owner({"b": error}, found, attempt) == (error if fails else None)
 
@@ -142,7 +140,7 @@ def test_the_wait_of_the_only_connection_is_its_own() -> None:
         ),
     ],
 )  # fmt: skip
-def test_the_error_that_a_retry_may_cure_is_raised(
+def test_the_error_that_a_retry_cures_is_raised(
     refusals: list[NotTaken], error: type[errors.SeedanceError]
 ) -> None:
     with pytest.raises(errors.SeedanceError) as caught:

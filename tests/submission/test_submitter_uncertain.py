@@ -17,18 +17,23 @@ WITHOUT_LOOKUP = [api for api in ALL_APIS if api not in ("ark", "fal")]
 # ---------------------------------------------------------------------- without a look-up
 
 
-@pytest.mark.parametrize("api", WITHOUT_LOOKUP)
+LOST: list[tuple[str, dict[str, Any]]] = [
+    ("drop_reply", {}),
+    ("cut", {}),
+    ("cut_body", {}),
+    ("rubbish", {}),
+    ("gateway_error", {"accept": True}),
+    ("gateway_error", {"status": 503}),
+    ("gateway_error", {"status": 524}),
+    ("redirect", {}),
+]
+
+
 @pytest.mark.parametrize(
-    ("kind", "options"),
+    ("api", "kind", "options"),
     [
-        ("drop_reply", {}),
-        ("cut", {}),
-        ("cut_body", {}),
-        ("rubbish", {}),
-        ("gateway_error", {"accept": True}),
-        ("gateway_error", {"status": 503}),
-        ("gateway_error", {"status": 524}),
-        ("redirect", {}),
+        *(("runbase", *lost) for lost in LOST),
+        *((api, "drop_reply", {}) for api in WITHOUT_LOOKUP if api != "runbase"),
     ],
 )
 def test_an_unknown_fate(task: Task, api: str, kind: str, options: dict[str, Any]) -> None:
@@ -46,7 +51,6 @@ def test_an_unknown_fate(task: Task, api: str, kind: str, options: dict[str, Any
     assert task.posts == 2
 
 
-@pytest.mark.parametrize("api", WITHOUT_LOOKUP)
 def test_resubmitting_once_by_the_dag_authors_decision(task: Task, caplog: pytest.LogCaptureFixture) -> None:
     task.services.fault("drop_reply")
     assert task.submit(on_uncertain_submit="resubmit").generation_id == task.submitted[1]
@@ -139,14 +143,13 @@ def test_nothing_is_submitted_again_while_the_look_up_fails(ark: Task, later: bo
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"),
+    ("status", "kind", "policy"),
     [
-        (401, errors.SeedanceAuthenticationError),
-        (402, errors.SeedanceInsufficientCreditsError),
-        (403, errors.SeedanceForbiddenError),
+        (401, errors.SeedanceAuthenticationError, "fail"),
+        (402, errors.SeedanceInsufficientCreditsError, "resubmit"),
+        (403, errors.SeedanceForbiddenError, "fail"),
     ],
 )
-@pytest.mark.parametrize("policy", ["fail", "resubmit"])
 def test_a_look_up_that_the_key_does_not_allow_is_left_to_a_clear(
     ark: Task, status: int, kind: type[errors.SeedanceError], policy: str
 ) -> None:
@@ -180,26 +183,17 @@ def test_a_generation_of_another_task_is_not_adopted(ark: Task) -> None:
     assert ark.services.ledger.count("list") == 6
 
 
-@pytest.fixture
-def killed(ark: Task) -> Task:
-    """Task whose worker was killed before the reply, so that the store holds the intent."""
+@pytest.mark.parametrize("changed", [False, True])
+def test_the_generation_of_a_killed_worker_is_found_by_the_next_try(ark: Task, changed: bool) -> None:
     ark.enter()
     ark.store.change(state="intent", generation_id=None, submitted_at=None)
-    return ark
-
-
-def test_the_generation_of_a_killed_worker_is_found_by_the_next_try(killed: Task) -> None:
-    generation_id = killed.retry().generation_id
-    assert [generation_id] == killed.submitted
-    assert killed.posts == 1
-    assert killed.store.value["generation_id"] == generation_id
-
-
-def test_a_generation_that_is_found_is_not_that_of_another_request(killed: Task) -> None:
-    with pytest.raises(errors.SeedanceRequestChangedError) as caught:
-        killed.retry(video("Another"))
-    assert [caught.value.generation_id] == killed.submitted
-    assert killed.posts == 1
+    if changed:
+        with pytest.raises(errors.SeedanceRequestChangedError) as caught:
+            ark.retry(video("Another"))
+        assert [caught.value.generation_id] == ark.submitted
+    else:
+        assert [ark.retry().generation_id] == ark.submitted == [ark.store.value["generation_id"]]
+    assert ark.posts == 1
 
 
 def test_a_correlation_field_of_the_users_own_is_left_alone(ark: Task) -> None:

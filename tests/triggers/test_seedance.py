@@ -33,9 +33,17 @@ MIN_SECONDS = PollTiming().min_trigger_time
 
 
 @pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let triggers fire without delay: there is no task process to race with."""
+def submit(
+    services: SeedanceEmulator, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], str]:
+    """Submit to a service; triggers fire without delay: there is no task process to race with."""
     set_timing(monkeypatch, min_trigger_time=0.0)
+
+    def submit(api: str) -> str:
+        connect(api)
+        return submitted(services, api)
+
+    return submit
 
 
 @pytest.fixture
@@ -81,11 +89,8 @@ def test_a_trigger_is_restored_from_what_it_serializes(trigger: Any) -> None:
 
 
 @pytest.mark.parametrize("api", ALL_APIS)
-def test_a_generation_that_has_ended_fires_once(
-    services: SeedanceEmulator, connect: Connect, at_once: None, api: str
-) -> None:
-    connect(api)
-    generation_id = submitted(services, api)
+def test_an_ended_generation_fires(submit: Callable[[str], str], api: str) -> None:
+    generation_id = submit(api)
     trigger = make(generation_id, result_defaults={"model": "requested", "resolution": "720p"})
     generation = read_event(payload_of(trigger), generation_id)
     assert generation is not None
@@ -95,38 +100,27 @@ def test_a_generation_that_has_ended_fires_once(
     assert generation.resolution
 
 
-def test_a_failed_generation_fires_with_its_reason(
-    services: SeedanceEmulator, connect: Connect, at_once: None
-) -> None:
-    connect("ark")
+def test_a_failure_fires_with_its_reason(services: SeedanceEmulator, submit: Callable[[str], str]) -> None:
     services.fault("fail", message="no", code="OutOfMemory")
-    generation_id = submitted(services, "ark")
+    generation_id = submit("ark")
     generation = read_event(payload_of(make(generation_id, end_from_trigger=True)), generation_id)
     assert generation is not None
-    assert (generation.status, generation.error_message, generation.error_code) == (
-        "failed",
-        "no",
-        "OutOfMemory",
-    )
+    found = (generation.status, generation.error_message, generation.error_code)
+    assert found == ("failed", "no", "OutOfMemory")
 
 
-@pytest.mark.parametrize("seconds", [-1.0, 0.1])
-def test_a_deadline_fires(
-    services: SeedanceEmulator, connect: Connect, at_once: None, seconds: float
-) -> None:
+@pytest.mark.parametrize("seconds", [-1.0, 0.03])
+def test_a_deadline_fires(services: SeedanceEmulator, submit: Callable[[str], str], seconds: float) -> None:
     """It does not move when the triggerer restarts, and the last reading is the worker's."""
-    connect("ark")
     services.hold()
-    generation_id = submitted(services, "ark")
+    generation_id = submit("ark")
     event = payload_of(make(generation_id, deadline=time.time() + seconds))
     assert event == {"generation_id": generation_id, "outcome": "deadline"}
     assert seconds > 0 or not services.ledger.count("status")
 
 
 @pytest.mark.parametrize("ends", [0.0, 3600.0])
-def test_nothing_fires_in_the_first_seconds(
-    monkeypatch: pytest.MonkeyPatch, slept: list[float], ends: float
-) -> None:
+def test_nothing_fires_at_first(monkeypatch: pytest.MonkeyPatch, slept: list[float], ends: float) -> None:
     """A task that resumes while its deferring process still ends can be failed by the scheduler."""
 
     async def wait(state: Any, conn_id: str, look_up: Any, *, not_before: float, **_: Any) -> Any:
@@ -142,13 +136,8 @@ def test_nothing_fires_in_the_first_seconds(
 @needs(ENDING_FROM_TRIGGERS)
 @pytest.mark.parametrize("map_index", [-1, 3, None])
 def test_a_trigger_ends_the_task_with_the_result_of_a_worker(
-    services: SeedanceEmulator,
-    connect: Connect,
-    at_once: None,
-    monkeypatch: pytest.MonkeyPatch,
-    map_index: Any,
+    submit: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, map_index: Any
 ) -> None:
-    connect("seedanceapi-v1")
     written: dict[str, tuple[Any, dict[str, Any]]] = {}
 
     async def aset(key: str, value: Any, **which: Any) -> None:
@@ -157,22 +146,16 @@ def test_a_trigger_ends_the_task_with_the_result_of_a_worker(
     threads: list[str] = []
     monkeypatch.setattr(BaseXCom, "aset", aset)
     monkeypatch.setattr(module, "record_end", lambda _: threads.append(threading.current_thread().name))
-    generation_id = submitted(services, "seedanceapi-v1")
-    result_defaults = {"resolution": "720p", "duration": 8}
-    plain = payload_of(make(generation_id, result_defaults=result_defaults))
-    event = fire(
-        make(generation_id, result_defaults=result_defaults, end_from_trigger=True, map_index=map_index)
-    )
+    known: dict[str, Any] = {"result_defaults": {"resolution": "720p", "duration": 8}}
+    generation_id = submit("seedanceapi-v1")
+    plain = payload_of(make(generation_id, **known))
+    event = fire(make(generation_id, **known, end_from_trigger=True, map_index=map_index))
     assert isinstance(event, TaskSuccessEvent)
     assert event.xcoms is None  # Airflow would encode them twice
     result, which = written["return_value"]
     assert result == plain["result"]
-    assert which == {
-        "dag_id": "dag",
-        "task_id": "task",
-        "run_id": "run",
-        "map_index": -1 if map_index is None else map_index,
-    }
+    names = {"dag_id": "dag", "task_id": "task", "run_id": "run"}
+    assert which == {**names, "map_index": -1 if map_index is None else map_index}
     assert written["_link_SeedanceOutputLink"][0] == result["url"]
     # Not one of the threads that resolve host names: the database may hang.
     assert [name.partition("_")[0] for name in threads] == ["seedance-ledger"]
@@ -187,9 +170,7 @@ def test_a_submission_waits_for_its_time(slept: list[float], moment: float, paus
     assert slept == [pytest.approx(pause, abs=0.1)]
 
 
-def test_a_missing_connection_does_not_delay_a_submission(
-    monkeypatch: pytest.MonkeyPatch, slept: list[float]
-) -> None:
+def test_a_missing_connection_delays_nothing(monkeypatch: pytest.MonkeyPatch, slept: list[float]) -> None:
     async def look_up(conn_id: str) -> None:
         raise errors.SeedanceConfigurationError("there is no such connection")
 
@@ -216,6 +197,6 @@ def test_a_submission_waits_for_the_quota_of_its_connection(
     assert waits == [(until, "mine")]
 
 
-def test_a_callback_that_does_not_come_fires_at_the_deadline(at_once: None) -> None:
+def test_a_callback_that_does_not_come_fires_at_the_deadline(submit: Callable[[str], str]) -> None:
     trigger = SeedanceCallbackTrigger(deadline=time.time(), callback_nonce="n1")
     assert fire(trigger).payload == {"outcome": "no_callback"}
