@@ -8,14 +8,13 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 from local_airflow import LocalAirflow, LocalAirflowError, environment, processes
 from local_airflow.database import moment, native
-from local_airflow.logs import LineFollower, task_log
+from local_airflow.logs import task_log
 
 TESTS = Path(__file__).parent
 
@@ -156,23 +155,6 @@ def test_a_dismissed_guard_kills_nothing() -> None:
         guard.dismiss()
         assert len(processes.session_members([leader.pid])) == 3
         processes.end_sessions([leader.pid])
-
-
-def test_lines_are_handed_on_whole_and_once(tmp_path: Path) -> None:
-    old, new = tmp_path / "old.log", tmp_path / "new.log"
-    old.write_text("from an earlier start\n")
-    lines: list[tuple[str, str]] = []
-    follower = LineFollower({"old": old, "new": new}, lambda component, line: lines.append((component, line)))
-    with old.open("a") as file:
-        file.write("half ")
-        file.flush()
-        new.write_text("one\ntwo\n")
-        deadline = time.monotonic() + 30
-        while len(lines) < 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        file.write("and half\n")
-    follower.stop()
-    assert sorted(lines) == [("new", "one"), ("new", "two"), ("old", "half and half")]
 
 
 def test_a_task_log_is_text_in_order(tmp_path: Path) -> None:

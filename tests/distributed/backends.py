@@ -72,20 +72,38 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-class Postgres:
+class _Server:
+    """A server on the loopback interface, with a password and a directory of its own."""
+
+    def __init__(self, name: str) -> None:
+        self.port = free_port()
+        self._password = secrets.token_urlsafe(24)
+        # Not below pytest's directory, which other users may not enter.
+        self._home = Path(tempfile.mkdtemp(prefix=f"seedance-{name}-"))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def kill(self) -> int:
+        """SIGKILL it; returns its session."""
+        assert self._process is not None
+        _end(self._process)
+        return self._process.pid
+
+    def stop(self) -> None:
+        """End it and remove its files."""
+        _end(self._process)
+        shutil.rmtree(self._home, ignore_errors=True)
+
+
+class Postgres(_Server):
     """
-    A PostgreSQL of its own: on the loopback interface, with a password.
+    A PostgreSQL of its own.
 
     What it has confirmed survives its own end, but not that of the machine: that would be slow.
     """
 
     def __init__(self) -> None:
-        self.port = free_port()
-        self._password = secrets.token_urlsafe(24)
+        super().__init__("postgres")
         self._user = _UNPRIVILEGED_USER if os.geteuid() == 0 else None
-        # Not below pytest's directory, which other users may not enter.
-        self._home = Path(tempfile.mkdtemp(prefix="seedance-postgres-"))
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -144,17 +162,12 @@ class Postgres:
         assert self._process is not None
         # Each has a session of its own, and as long as one is left no new server starts on the same files.
         children = psutil.Process(self._process.pid).children()
-        _end(self._process)
+        session = super().kill()
         for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
         psutil.wait_procs(children, timeout=_TIMEOUT_SECONDS)
-        return self._process.pid
-
-    def stop(self) -> None:
-        """End it and remove its files."""
-        _end(self._process)
-        shutil.rmtree(self._home, ignore_errors=True)
+        return session
 
     @property
     def _data(self) -> Path:
@@ -182,14 +195,11 @@ class Postgres:
         return True
 
 
-class Redis:
-    """A Redis of its own: on the loopback interface, with a password, in memory only."""
+class Redis(_Server):
+    """A Redis of its own, in memory only: all that is queued is gone when it ends."""
 
     def __init__(self) -> None:
-        self.port = free_port()
-        self._password = secrets.token_urlsafe(24)
-        self._home = Path(tempfile.mkdtemp(prefix="seedance-redis-"))
-        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__("redis")
 
     @property
     def url(self) -> str:
@@ -217,17 +227,6 @@ class Redis:
         return self._process.pid
 
     start = launch
-
-    def kill(self) -> int:
-        """SIGKILL it, and all that is queued is gone; returns its session."""
-        assert self._process is not None
-        _end(self._process)
-        return self._process.pid
-
-    def stop(self) -> None:
-        """End it and remove its files."""
-        _end(self._process)
-        shutil.rmtree(self._home, ignore_errors=True)
 
     def _answers(self) -> bool:
         import redis  # the tests of the ledger have PostgreSQL only

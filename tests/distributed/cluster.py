@@ -7,26 +7,20 @@ import os
 import secrets
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from airflow_settings import REPAIR, write_settings
 from backends import Postgres, PostgresDatabase, Redis, free_port
 from history import History, LedgerHistory, Place, TaskStateHistory, count_starts
 from local_airflow import environment, processes
 from local_airflow.api import Api
-from local_airflow.client import Client, LocalAirflowError
-from local_airflow.processes import Component, Guard, TaskProcess
+from local_airflow.installation import JOBS, Installation
+from local_airflow.processes import Guard, TaskProcess
 
 import airflow_provider_seedance
-
-_JOBS = {"scheduler": "SchedulerJob", "dag-processor": "DagProcessorJob", "triggerer": "TriggererJob"}
 
 _SECOND = "api-server-2"
 
@@ -34,7 +28,7 @@ _SECOND = "api-server-2"
 SLOTS = 6
 
 
-class Cluster(Client):
+class Cluster(Installation):
     """
     Two schedulers, two triggerers, two Celery workers, a Dag processor and the API server.
 
@@ -53,11 +47,10 @@ class Cluster(Client):
         slots: int = SLOTS,
         ledger: Postgres | None = None,
     ) -> None:
-        self.home = home
         self.postgres, self.redis, self.ledger = Postgres(), Redis(), ledger
         port, second_port = free_port(), free_port()
         self.second_api = Api(f"http://127.0.0.1:{second_port}", home / "passwords", admin=None)
-        self.config = environment.default_config(
+        settings = environment.default_config(
             home=home, dags_folder=dags_folder, port=port, execution_port=port
         ) | {
             ("core", "executor"): "CeleryExecutor",
@@ -85,28 +78,9 @@ class Cluster(Client):
             ("triggerer", "triggerer_health_check_threshold"): "20",
         }
         if ledger:
-            self.config["seedance", "ledger"] = "team_ledger"
+            settings["seedance", "ledger"] = "team_ledger"
             connections = {**connections, "team_ledger": f"postgres{ledger.url}"}
-        self.environment = environment.build(
-            os.environ,
-            home=home,
-            config=self.config,
-            connections=connections,
-            python_path=[dags_folder, Path(airflow_provider_seedance.__file__).parents[1]],
-            extra={"C_FORCE_ROOT": "1"},
-        )
-        database = PostgresDatabase(self.postgres)
-        self.history: History = (
-            LedgerHistory(PostgresDatabase(ledger)) if ledger else TaskStateHistory(database)
-        )
-        super().__init__(
-            database=database,
-            api=Api(f"http://127.0.0.1:{port}", home / "passwords", admin=None),
-            task_logs=Path(self.config["logging", "base_log_folder"]),
-        )
         self._mark = secrets.token_hex(16)
-        self._guard: Guard | None = None
-        self._lock = threading.RLock()
         self._ready_from: dict[str, int] = {}
         # Unix sockets below it (of the SDK) have room for few characters.
         self._machines = Path(tempfile.mkdtemp(prefix="seedance-dist-"))
@@ -121,10 +95,25 @@ class Cluster(Client):
             worker = ["celery", "worker", "--skip-serve-logs", "--without-mingle", "--without-gossip"]
             worker += ["--concurrency", str(slots), "--celery-hostname", f"worker-{number}@cluster"]
             commands[f"worker-{number}"] = worker
-        self._components = {
-            name: Component(name, arguments, home / "logs" / f"{name}.log")
-            for name, arguments in commands.items()
-        }
+        database = PostgresDatabase(self.postgres)
+        self.history: History = (
+            LedgerHistory(PostgresDatabase(ledger)) if ledger else TaskStateHistory(database)
+        )
+        super().__init__(
+            home=home,
+            config=settings,
+            variables=environment.build(
+                os.environ,
+                home=home,
+                config=settings,
+                connections=connections,
+                python_path=[dags_folder, Path(airflow_provider_seedance.__file__).parents[1]],
+                extra={"C_FORCE_ROOT": "1"},
+            ),
+            commands=commands,
+            database=database,
+            api=Api(f"http://127.0.0.1:{port}", home / "passwords", admin=None),
+        )
 
     # -- life cycle ----------------------------------------------------------------------------------
 
@@ -180,20 +169,11 @@ class Cluster(Client):
                 self._guard.dismiss()
                 self._guard = None
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
     def launch(self, name: str) -> None:
         """Start a component, and do not wait."""
         with self._lock:
             component = self._components[name]
-            if name.rpartition("-")[0] in _JOBS or name in _JOBS:
+            if name.rpartition("-")[0] in JOBS or name in JOBS:
                 component.jobs_before = self.database.last_job()
             size = component.log_path.stat().st_size if component.log_path.exists() else 0
             self._ready_from[name] = size
@@ -233,13 +213,6 @@ class Cluster(Client):
         """The components that have ended by themselves."""
         return [name for name, component in self._components.items() if component.died()]
 
-    def pid(self, name: str) -> int:
-        """The process id of a component, which is its session as well."""
-        process = self._components[name].process
-        if process is None:
-            raise LocalAirflowError(f"{name} does not run")
-        return process.pid
-
     def runs(self, name: str) -> bool:
         """Return whether it has been started and not killed."""
         return self._components[name].process is not None
@@ -251,7 +224,7 @@ class Cluster(Client):
     def healthy(self, name: str) -> bool:
         """Return whether a component is healthy since its start."""
         component = self._components[name]
-        kind = name if name in _JOBS else name.rpartition("-")[0]
+        kind = name if name in JOBS else name.rpartition("-")[0]
         if not self.runs(name):
             return False
         if name in ("api-server", _SECOND):
@@ -260,7 +233,7 @@ class Cluster(Client):
             with component.log_path.open("rb") as log:
                 log.seek(self._ready_from[name])
                 return f"{name}@cluster ready".encode() in log.read()
-        return self.database.has_job(_JOBS[kind], component.jobs_before)
+        return self.database.has_job(JOBS[kind], component.jobs_before)
 
     def revive(self) -> list[str]:
         """Start again what has ended by itself, as the supervisor of a service does; returns what that was."""
@@ -279,25 +252,6 @@ class Cluster(Client):
                 self.wait_healthy(name, timeout)
         self.wait_until(lambda: self._jobs() >= 5, timeout, "a whole Airflow")
         self.wait_until(self.api.healthy, timeout, "the API server")
-
-    def cli(self, *arguments: str, timeout: float = 180.0) -> subprocess.CompletedProcess[str]:
-        """Run ``airflow …``; raises nothing when that fails."""
-        return subprocess.run(
-            [sys.executable, "-m", "airflow", *arguments],
-            env=self.environment,
-            cwd=self.home,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-            start_new_session=True,
-        )
-
-    def _run(self, *arguments: str) -> None:
-        done = self.cli(*arguments)
-        if done.returncode != 0:
-            raise LocalAirflowError(f"`airflow {' '.join(arguments)}` failed:\n{done.stdout}\n{done.stderr}")
 
     # -- what runs -----------------------------------------------------------------------------------
 
@@ -333,11 +287,4 @@ class Cluster(Client):
             "SELECT COUNT(*) AS found FROM job WHERE state = 'running' AND job_type = ANY(?)"
             " AND latest_heartbeat > now() - interval '20 seconds'"
         )
-        return int(self.database.rows(sql, list(_JOBS.values()))[0]["found"])
-
-    def _check(self) -> None:
-        for name in self.dead():
-            raise LocalAirflowError(f"{name} ended by itself:\n{self._components[name].tail()}")
-
-    def _report(self) -> list[str]:
-        return [f"--- {each.name}\n{each.tail(25)}" for each in self._components.values()]
+        return int(self.database.rows(sql, list(JOBS.values()))[0]["found"])

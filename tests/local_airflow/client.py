@@ -66,9 +66,7 @@ class Client:
         run_id: str,
         task_ids: Collection[str | tuple[str, int]] | None = None,
         *,
-        only_failed: bool = False,
         include_downstream: bool = False,
-        include_upstream: bool = False,
         keep_task_state: bool = True,
     ) -> None:
         """
@@ -77,11 +75,8 @@ class Client:
         :param keep_task_state: of named ones; Airflow below 3.4 and the clear of a whole run always keep it.
         """
         if task_ids is None:
-            self.rest(
-                "POST",
-                f"/dags/{quoted(dag_id)}/dagRuns/{quoted(run_id)}/clear",
-                {"dry_run": False, "only_failed": only_failed},
-            )
+            path = f"/dags/{quoted(dag_id)}/dagRuns/{quoted(run_id)}/clear"
+            self.rest("POST", path, {"dry_run": False, "only_failed": False})
             return
         if isinstance(task_ids, str):
             raise TypeError("task_ids is a collection of task ids, not one of them")
@@ -89,9 +84,8 @@ class Client:
             "dry_run": False,
             "dag_run_id": run_id,
             "task_ids": [list(task) if isinstance(task, tuple) else task for task in task_ids],
-            "only_failed": only_failed,
+            "only_failed": False,
             "include_downstream": include_downstream,
-            "include_upstream": include_upstream,
             **({"keep_task_state": keep_task_state} if self.database.keeps_attempts else {}),
         }
         self.rest("POST", f"/dags/{quoted(dag_id)}/clearTaskInstances", body)
@@ -174,26 +168,11 @@ class Client:
 
         self.wait_until(look, timeout, f"the Dag {dag_id}")
 
-    def wait_run(
-        self,
-        dag_id: str,
-        run_id: str,
-        timeout: float = 600.0,
-        on_change: Callable[[dict[str, str | None]], None] | None = None,
-    ) -> str:
-        """Wait for the end of a Dag run and return its state.
-
-        :param on_change: called with the states of all tasks (``task`` or ``task[index]``) on each change.
-        """
-        seen: dict[str, str | None] | None = None
+    def wait_run(self, dag_id: str, run_id: str, timeout: float = 600.0) -> str:
+        """Wait for the end of a Dag run and return its state."""
 
         def look() -> bool:
-            nonlocal seen
-            state = self.run_state(dag_id, run_id)
-            if on_change is not None and (states := self._states(dag_id, run_id)) != seen:
-                seen = states
-                on_change(states)
-            return state in _FINAL_RUN_STATES
+            return self.run_state(dag_id, run_id) in _FINAL_RUN_STATES
 
         self.wait_until(look, timeout, f"the end of {dag_id} {run_id}", dag_id, run_id)
         return str(self.run_state(dag_id, run_id))

@@ -1,49 +1,10 @@
-"""Component and task logs of a private Airflow."""
+"""Task logs of a private Airflow."""
 
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-
-class LineFollower:
-    """Thread that passes every line appended to some files to a callback."""
-
-    def __init__(self, files: Mapping[str, Path], on_line: Callable[[str, str], None]) -> None:
-        self._files = files
-        self._on_line = on_line
-        # Skip lines of an earlier start.
-        self._positions = {name: path.stat().st_size if path.exists() else 0 for name, path in files.items()}
-        self._partial = dict.fromkeys(files, b"")
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="airflow log lines", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Pass the remaining lines and end the thread."""
-        self._stopped.set()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopped.wait(0.2):
-            self._read()
-        self._read()
-
-    def _read(self) -> None:
-        for name, path in self._files.items():
-            if not path.exists():
-                continue
-            with path.open("rb") as file:
-                file.seek(self._positions[name])
-                data = file.read()
-            self._positions[name] += len(data)
-            *lines, self._partial[name] = (self._partial[name] + data).split(b"\n")
-            for line in lines:
-                self._on_line(name, line.decode(errors="replace").rstrip("\r"))
 
 
 def task_log(

@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import airflow_provider_seedance
 from local_airflow import environment, processes
 from local_airflow.api import Api
-from local_airflow.client import Client, LocalAirflowError
+from local_airflow.client import LocalAirflowError
 from local_airflow.database import Database
-from local_airflow.logs import LineFollower
+from local_airflow.installation import JOBS, Installation
 from local_airflow.processes import Component, Guard, TaskProcess
 
 _API_SERVERS = ("api-server", "execution-api")
-_JOBS = {"scheduler": "SchedulerJob", "dag-processor": "DagProcessorJob", "triggerer": "TriggererJob"}
 
 
-class LocalAirflow(Client):
+class LocalAirflow(Installation):
     """A private Airflow: scheduler with LocalExecutor, Dag processor, triggerer, API server, sqlite.
 
     It writes below ``home`` only; component logs are ``home/logs/<component>.log``. It prints nothing. All its
@@ -41,9 +37,7 @@ class LocalAirflow(Client):
     :param connections: connection id to its JSON.
     :param env: further environment variables; they win over everything else.
     :param config: further settings, as ``{(section, key): value}``.
-    :param python: the interpreter that has Airflow.
     :param api_server: whether to start an API server; tasks cannot run without one.
-    :param on_line: called with component and line for every line of the component logs, in a thread.
     :param database_template: file that keeps the migrated, empty database for the next `LocalAirflow` of the
         same Airflow version; created if it does not exist.
     """
@@ -56,45 +50,22 @@ class LocalAirflow(Client):
         connections: Mapping[str, str],
         env: Mapping[str, str] | None = None,
         config: Mapping[tuple[str, str], str] | None = None,
-        python: str = sys.executable,
         api_server: bool = True,
-        on_line: Callable[[str, str], None] | None = None,
         database_template: Path | None = None,
     ) -> None:
-        self.home = home.absolute()
-        self.dags_folder = dags_folder.absolute()
-        self.python = python
+        home, self.dags_folder = home.absolute(), dags_folder.absolute()
         port, execution_port, worker_logs, trigger_logs = _free_ports(4)
         self._execution_port = execution_port
         self.url = f"http://127.0.0.1:{port}"
-        self.config = environment.default_config(
-            home=self.home, dags_folder=self.dags_folder, port=port, execution_port=execution_port
+        settings = environment.default_config(
+            home=home, dags_folder=self.dags_folder, port=port, execution_port=execution_port
         ) | {
             # Unused ports: logs are read from the files.
             ("logging", "worker_log_server_port"): str(worker_logs),
             ("logging", "trigger_log_server_port"): str(trigger_logs),
             **(config or {}),
         }
-        self.environment = environment.build(
-            os.environ,
-            home=self.home,
-            config=self.config,
-            connections=connections,
-            python_path=[self.dags_folder, Path(airflow_provider_seedance.__file__).parents[1]],
-            extra=env or {},
-        )
-        super().__init__(
-            database=Database(self.home / "airflow.db"),
-            api=Api(
-                self.url, self.home / "simple_auth_manager_passwords.json.generated", admin=self._admin_user()
-            ),
-            task_logs=Path(self.config["logging", "base_log_folder"]),
-        )
         self._template = database_template
-        self._on_line = on_line
-        self._follower: LineFollower | None = None
-        self._guard: Guard | None = None
-        self._lock = threading.RLock()
         commands = {
             "scheduler": ["scheduler", "--skip-serve-logs"],
             "dag-processor": ["dag-processor"],
@@ -109,10 +80,23 @@ class LocalAirflow(Client):
                 "execution-api": ["api-server", "--apps", "execution", "--port", str(execution_port)],
                 **commands,
             }
-        self._components = {
-            name: Component(name, arguments, self.home / "logs" / f"{name}.log")
-            for name, arguments in commands.items()
-        }
+        super().__init__(
+            home=home,
+            config=settings,
+            variables=environment.build(
+                os.environ,
+                home=home,
+                config=settings,
+                connections=connections,
+                python_path=[self.dags_folder, Path(airflow_provider_seedance.__file__).parents[1]],
+                extra=env or {},
+            ),
+            commands=commands,
+            database=Database(home / "airflow.db"),
+            api=Api(
+                self.url, home / "simple_auth_manager_passwords.json.generated", admin=_admin_user(settings)
+            ),
+        )
 
     # -- life cycle ----------------------------------------------------------------------------------
 
@@ -123,10 +107,6 @@ class LocalAirflow(Client):
             self.dags_folder.mkdir(parents=True, exist_ok=True)
             self._migrate()
             self._guard = Guard()
-            if self._on_line is not None:
-                self._follower = LineFollower(
-                    {name: component.log_path for name, component in self._components.items()}, self._on_line
-                )
             for component in self._components.values():
                 self._launch(component)
             for name in self._components:
@@ -167,25 +147,6 @@ class LocalAirflow(Client):
                 if self._guard is not None:
                     self._guard.dismiss()
                     self._guard = None
-                if self._follower is not None:
-                    self._follower.stop()
-                    self._follower = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    def pid(self, component: str) -> int:
-        """Return the process id of a component, which is also its session id."""
-        process = self._components[component].process
-        if process is None:
-            raise LocalAirflowError(f"{component} does not run")
-        return process.pid
 
     def processes(self) -> list[int]:
         """Return the ids of all live processes of this Airflow."""
@@ -228,20 +189,6 @@ class LocalAirflow(Client):
                     self._guard.remove(session)
             self._launch(which)
         self._wait_healthy(component, timeout)
-
-    def cli(self, *arguments: str, timeout: float = 240.0) -> subprocess.CompletedProcess[str]:
-        """Run ``airflow …`` in this Airflow and return the completed process, also of a failure."""
-        return subprocess.run(
-            [self.python, "-m", "airflow", *arguments],
-            env=self.environment,
-            cwd=self.home,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-            start_new_session=True,
-        )
 
     # -- task processes ------------------------------------------------------------------------------
 
@@ -323,9 +270,16 @@ class LocalAirflow(Client):
         shutil.copyfile(self._template, path)
 
     def _create_database(self) -> None:
-        done = self.cli("db", "migrate")
-        if done.returncode != 0:
-            raise LocalAirflowError(f"`airflow db migrate` failed:\n{done.stdout}\n{done.stderr}")
+        self._run("db", "migrate")
+        # SQLite gives a new row the id of the last one, if that was deleted, and the triggerer takes a new trigger for
+        # the deleted one: it does not call `on_kill`.
+        with closing(sqlite3.connect(self.database.path)) as connection, connection:
+            (table,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'trigger'").fetchone()
+            table = re.sub(r",\s*CONSTRAINT \w+ PRIMARY KEY \(id\)", "", table)
+            table = table.replace("id INTEGER NOT NULL", "id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL", 1)
+            assert "AUTOINCREMENT" in table
+            connection.execute("DROP TABLE trigger")
+            connection.execute(table)
 
     def _launch(self, component: Component) -> None:
         component.jobs_before = self.database.last_job()
@@ -341,24 +295,16 @@ class LocalAirflow(Client):
                 return self.api.healthy()
             if name == "execution-api":
                 return _listens(self._execution_port)
-            return self.database.has_job(_JOBS[name], component.jobs_before)
+            return self.database.has_job(JOBS[name], component.jobs_before)
 
         self.wait_until(look, timeout, f"the {name}")
 
-    def _check(self) -> None:
-        for component in self._components.values():
-            if component.died() and component.process is not None:
-                code = component.process.returncode
-                raise LocalAirflowError(f"the {component.name} ended with {code}:\n{component.tail()}")
 
-    def _report(self) -> list[str]:
-        return [f"--- {each.name}\n{each.tail(25)}" for each in self._components.values()]
-
-    def _admin_user(self) -> str | None:
-        if self.config["core", "simple_auth_manager_all_admins"].lower() == "true":
-            return None
-        users = self.config.get(("core", "simple_auth_manager_users"), "admin:admin").split(",")
-        return next(user.split(":")[0].strip() for user in users if user.split(":")[1].strip() == "admin")
+def _admin_user(config: environment.Config) -> str | None:
+    if config["core", "simple_auth_manager_all_admins"].lower() == "true":
+        return None
+    users = config.get(("core", "simple_auth_manager_users"), "admin:admin").split(",")
+    return next(user.split(":")[0].strip() for user in users if user.split(":")[1].strip() == "admin")
 
 
 def _listens(port: int) -> bool:
