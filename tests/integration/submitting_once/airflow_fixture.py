@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from harness import TestAirflow
+from local_airflow import TaskProcess
 
 from airflow_provider_seedance.emulator.faults import Fault
 from airflow_provider_seedance.emulator.ledger import RequestEntry, SubmissionEntry
@@ -25,7 +26,6 @@ API_KEY = "sk-scenarios-4c1d77b0e2"
 
 #: Seconds for anything that must happen: only a test that fails waits that long.
 TIMEOUT_SECONDS = 480.0
-LOG_TIMEOUT_SECONDS = 20.0
 
 #: Seconds between the polls of a sync worker that is to notice nothing by itself.
 NEVER = 3600.0
@@ -35,7 +35,13 @@ SERVICES = ("seedance2api", "seedanceapi-v1", "seedanceapi-v2", "runbase", "ark"
 
 def first_of(*values: Any) -> list[Any]:
     """Return parameters of which only the first is played always, the variants by ``make test-versions``."""
-    return [values[0], *(pytest.param(value, marks=pytest.mark.variant) for value in values[1:])]
+    variants = (value if isinstance(value, tuple) else (value,) for value in values[1:])
+    return [values[0], *(pytest.param(*value, marks=pytest.mark.variant) for value in variants)]
+
+
+def conn(service: str) -> str:
+    """Return the id of a connection to a service."""
+    return service.replace("-", "_")
 
 
 _ENDED = frozenset({"success", "failed", "skipped"})
@@ -148,11 +154,28 @@ class Task:
         """Add a fault to the requests of this render; see the emulator."""
         return self.emulator.fault(kind, prompt=f"{self.word}*", **options)
 
-    def kill(self) -> None:
-        """SIGKILL the process that executes it."""
-        self.airflow.airflow.kill_task(
-            self.dag_id, self.run_id, self.task_id, self.map_index, timeout=TIMEOUT_SECONDS
-        )
+    def kill(self, **how: Any) -> TaskProcess:
+        """SIGKILL the process that executes it, or as :meth:`LocalAirflow.kill_task` does."""
+        place = (self.dag_id, self.run_id, self.task_id, self.map_index)
+        return self.airflow.airflow.kill_task(*place, timeout=TIMEOUT_SECONDS, **how)
+
+    def kill_after_post(self, *, answers: bool = True, supervisor: bool = False) -> Task:
+        """Start it, and kill it while its request is at the service, which takes it unless it never ``answers``."""
+        fault = self.fault("hold_reply") if answers else self.fault("delay", hold=True)
+        self.start()
+        self.until_struck(fault)
+        assert self.record["state"] == "intent"
+        self.kill(supervisor=supervisor)
+        if answers:
+            fault.release()
+        return self
+
+    def enter_again(self, how: str) -> None:
+        """Lose the worker; then Airflow retries, or a person clears the failed task."""
+        self.kill()
+        if how == "clear":
+            self.until("failed")
+            self.clear()
 
     def clear(self, *, keep_task_state: bool = True) -> None:
         """Clear it, and nothing else."""
@@ -212,6 +235,10 @@ class Task:
             return all(sentence in log for sentence in sentences)
 
         self.airflow.until(look, f"{sentences} in the log", self)
+
+    def until_taken(self, count: int = 1) -> None:
+        """Wait until the service has taken so many submissions."""
+        self.airflow.until(lambda: len(self.taken) == count, f"submission {count}", self)
 
     def until_struck(self, fault: Fault, times: int = 1) -> None:
         """Wait until a fault has struck."""
@@ -339,12 +366,22 @@ class Task:
         self.check("success", posts=posts, cancels=cancels)
         assert self.result["generation_id"] == generation_id, self.story()
 
-    def check_says(self, *sentences: str, try_number: int | None = None) -> None:
-        """Its log says all of this; the end of a log may be written after the state of its task."""
-        deadline = time.monotonic() + LOG_TIMEOUT_SECONDS
-        while missing := [sentence for sentence in sentences if sentence not in self.log(try_number)]:
-            assert time.monotonic() < deadline, f"{missing} not in the log\n{self.story()}"
-            time.sleep(0.25)
+    def deliver(self, generation_id: str | None, *, try_number: int | None = None) -> None:
+        """Let the newest render end well; the task succeeds with this generation, the only one that was paid for."""
+        self.finish()
+        self.until("success", try_number=try_number)
+        self.check_delivered(generation_id)
+
+    def submit_anew(
+        self, *, try_number: int = 2, posts: int = 2, taken: int | None = None, cancels: int = 0
+    ) -> None:
+        """The task submits once more; let that render end well, and the task succeeds with it."""
+        self.until_taken(posts if taken is None else taken)
+        self.finish()
+        self.until("success", try_number=try_number)
+        self.check("success", posts=posts, taken=taken, cancels=cancels)
+        if self.result["media"] == "video":
+            assert self.result["generation_id"] == self.generations[-1]
 
     def story(self) -> str:
         """All that helps to find out why something went differently."""

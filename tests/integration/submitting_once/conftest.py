@@ -3,8 +3,8 @@ The airflow of the scenarios, and their running side by side.
 
 A situation waits most of its time for Airflow, so several are played at once, each in a thread of its
 own: every test function marked ``side_by_side`` takes only ``airflow`` and parameters, touches nothing but
-its own renders, and is started together with the first of them. A test without the mark has the airflow
-to itself.
+its own renders, and is started together with the first of them; those that are ``long`` start first. A test without
+the mark has the airflow to itself, after them.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from versions import STATE_STORE, require
 
 from airflow_provider_seedance.testing import SeedanceEmulator
 
-from .airflow_fixture import API_KEY, SERVICES, AirflowFixture
+from .airflow_fixture import API_KEY, SERVICES, AirflowFixture, conn
 
 HERE = Path(__file__).parent
 
 #: Situations at a time: enough to keep two cores busy, and few enough for slow ones.
-AT_ONCE = 6
+AT_ONCE = 8
 
 #: Task processes at a time: no situation may have to wait for another one to end.
 WORKERS = 32
@@ -41,6 +41,21 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "side_by_side: played at the same time as others of its kind")
 
 
+def _is_short(item: pytest.Item) -> bool:
+    mark = item.get_closest_marker("side_by_side")
+    return not (mark and mark.kwargs.get("long"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let those that run alone come last, so that no test waits for the end of all others."""
+    places = [place for place, item in enumerate(items) if item.path.is_relative_to(HERE)]
+    ours = sorted(
+        (items[place] for place in places), key=lambda item: item.get_closest_marker("side_by_side") is None
+    )
+    for place, item in zip(places, ours, strict=True):
+        items[place] = item
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Take the outcome of a test that runs in the background; let any other one run alone."""
@@ -49,7 +64,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     if not _played:
         airflow = pyfuncitem.funcargs["airflow"]
-        for item in pyfuncitem.session.items:
+        for item in sorted(pyfuncitem.session.items, key=_is_short):
             skipped = any(mark.args[0] for mark in item.iter_markers("skipif"))
             if item.path.is_relative_to(HERE) and item.get_closest_marker("side_by_side") and not skipped:
                 assert isinstance(item, pytest.Function)
@@ -73,7 +88,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, database_template: Path) -
     ):
         closed.bind(("127.0.0.1", 0))  # in use, but without a listener
         away = {**rendering.connection("ark"), "host": f"http://127.0.0.1:{closed.getsockname()[1]}/api/v3"}
-        connections = {name.replace("-", "_"): rendering.connection_json(name) for name in SERVICES}
+        connections = {conn(name): rendering.connection_json(name) for name in SERVICES}
         connections |= {"ark_queue": queueing.connection_json("ark"), "unreachable": json.dumps(away)}
         (home / "dags").mkdir()
         shutil.copy(HERE / "scenarios.py", home / "dags")

@@ -30,11 +30,33 @@ def test_a_retry_with_another_request_fails_for_good(airflow: AirflowFixture) ->
     boat, paid = _left_behind(airflow, 2)
     boat.until("failed", try_number=2)
     boat.check("failed", posts=1)
-    boat.check_says(
+    boat.until_says(
         f"the request changed (prompt) since generation {paid} was submitted",
         "Clear the task to submit the new request",
         try_number=2,
     )
+
+
+PICTURE = "https://pictures.example.com/{{ ti.try_number }}.png?Signature=s"
+
+
+@pytest.mark.parametrize(
+    ("conn_id", "arguments", "later", "changed"),
+    first_of(
+        ("seedanceapi_v1", {}, {"seedance_conn_id": "seedanceapi_v2"}, "api, base_url"),
+        ("ark", {}, {"aspect_ratio": "1:1"}, "aspect_ratio"),
+        ("seedance2api", {"images": [PICTURE]}, {}, "images"),
+    ),
+)
+def test_another_service_argument_or_picture_is_another_request(
+    airflow: AirflowFixture, conn_id: str, arguments: dict[str, Any], later: dict[str, Any], changed: str
+) -> None:
+    boat = airflow.video(conn_id, retries=1, arguments={**STANDS_AFTER_ID, **arguments}, later=later).start()
+    boat.until_recorded()
+    boat.kill()
+    boat.until("failed", try_number=2)
+    boat.check("failed", posts=1)
+    boat.until_says(f"the request changed ({changed})")
 
 
 @pytest.mark.parametrize("on_clear", first_of("reuse", "new"))
@@ -43,7 +65,7 @@ def test_a_cleared_task_submits_its_new_request(airflow: AirflowFixture, on_clea
     boat.until("failed")
     boat.clear()
     _ends_as_another_one(boat, paid)
-    boat.check_says(
+    boat.until_says(
         f"The task was cleared and the request changed (prompt) since generation {paid} was submitted",
         f"{paid} was paid for and is left behind",
         try_number=2,
@@ -53,56 +75,23 @@ def test_a_cleared_task_submits_its_new_request(airflow: AirflowFixture, on_clea
 def test_a_retry_submits_its_new_request_with_resubmit(airflow: AirflowFixture) -> None:
     boat, paid = _left_behind(airflow, 1, on_uncertain_submit="resubmit")
     _ends_as_another_one(boat, paid)
-    boat.check_says("on_uncertain_submit='resubmit': submitting anew, which pays again", try_number=2)
-
-
-def test_another_service_is_another_request(airflow: AirflowFixture) -> None:
-    boat = airflow.video(
-        "seedanceapi_v1", retries=1, arguments=STANDS_AFTER_ID, later={"seedance_conn_id": "seedanceapi_v2"}
-    ).start()
-    paid = boat.until_recorded()
-    boat.kill()
-    boat.until("failed", try_number=2)
-    boat.check("failed", posts=1)
-    boat.check_says(f"the request changed (api, base_url) since generation {paid} was submitted")
-
-
-def test_an_argument_added_later_is_another_request(airflow: AirflowFixture) -> None:
-    boat = airflow.video("ark", retries=1, arguments=STANDS_AFTER_ID, later={"aspect_ratio": "1:1"}).start()
-    boat.until_recorded()
-    boat.kill()
-    boat.until("failed", try_number=2)
-    boat.check("failed", posts=1)
-    boat.check_says("the request changed (aspect_ratio)")
+    boat.until_says("on_uncertain_submit='resubmit': submitting anew, which pays again", try_number=2)
 
 
 # ---------------------------------------------------------------------- an intent without an id
 
 
 def test_a_retry_with_another_request_does_not_forget_the_uncertain_one(airflow: AirflowFixture) -> None:
-    boat = airflow.video("seedanceapi_v2", retries=1, prompt=BY_TRY)
-    fault = boat.fault("hold_reply")
-    boat.start()
-    boat.until_struck(fault)
-    boat.kill()
-    fault.release()
+    boat = airflow.video("seedanceapi_v2", retries=1, prompt=BY_TRY).kill_after_post()
     boat.until("failed", try_number=2)
     boat.check("failed", posts=1)
-    boat.check_says("An earlier try was about to submit", try_number=2)
+    boat.until_says("An earlier try was about to submit", try_number=2)
     boat.clear()
-    boat.airflow.until(lambda: len(boat.taken) == 2, "a second submission", boat)
-    boat.finish()
-    boat.until("success", try_number=3)
-    boat.check("success", posts=2)
+    boat.submit_anew(try_number=3)
 
 
 def test_a_cleared_task_with_another_request_first_reports_the_uncertain_one(airflow: AirflowFixture) -> None:
-    boat = airflow.video("runbase", prompt=BY_TRY)
-    fault = boat.fault("hold_reply")
-    boat.start()
-    boat.until_struck(fault)
-    boat.kill()
-    fault.release()
+    boat = airflow.video("runbase", prompt=BY_TRY).kill_after_post()
     boat.until("failed", try_number=1)
     boat.clear()
     boat.until("failed", try_number=2)
@@ -110,15 +99,10 @@ def test_a_cleared_task_with_another_request_first_reports_the_uncertain_one(air
 
 
 def test_a_lost_render_that_is_found_is_not_delivered_for_another_request(airflow: AirflowFixture) -> None:
-    boat = airflow.video("ark", retries=1, prompt=BY_TRY)
-    fault = boat.fault("hold_reply")
-    boat.start()
-    boat.until_struck(fault)
-    boat.kill()
-    fault.release()
+    boat = airflow.video("ark", retries=1, prompt=BY_TRY).kill_after_post()
     boat.until("failed", try_number=2)
     boat.check("failed", posts=1)
-    boat.check_says(
+    boat.until_says(
         f"The submission whose reply was lost was taken: it is generation {boat.generations[0]}",
         "the request changed (prompt)",
     )
@@ -136,24 +120,9 @@ def test_a_presigned_url_that_was_renewed_is_the_same_request(airflow: AirflowFi
     ).start()
     paid = boat.until_recorded()
     assert "Signature=s1" in str(boat.taken[0].request)
-    boat.kill()
-    if how == "clear":
-        boat.until("failed")
-        boat.clear()
+    boat.enter_again(how)
     boat.until_says("waiting for it, not submitting again", try_number=2)
-    boat.finish()
-    boat.until("success", try_number=2)
-    boat.check_delivered(paid)
-
-
-def test_another_picture_is_another_request(airflow: AirflowFixture) -> None:
-    url = "https://pictures.example.com/{{ ti.try_number }}.png?Signature=s"
-    boat = airflow.video("seedance2api", retries=1, arguments={**STANDS_AFTER_ID, "images": [url]}).start()
-    boat.until_recorded()
-    boat.kill()
-    boat.until("failed", try_number=2)
-    boat.check("failed", posts=1)
-    boat.check_says("the request changed (images)")
+    boat.deliver(paid, try_number=2)
 
 
 # ---------------------------------------------------------------------- mapped
@@ -190,7 +159,7 @@ def test_no_item_gets_the_video_of_another_one_in_a_retry(airflow: AirflowFixtur
         item.kill()
     for item, old in zip(items, paid, strict=True):
         item.until("failed", try_number=2)
-        item.check_says(
+        item.until_says(
             f"the request changed (prompt) since generation {old}", "did the order of the items change?"
         )
         assert item.result == {}
@@ -207,7 +176,7 @@ def test_no_item_gets_the_video_of_another_one_after_a_clear(airflow: AirflowFix
         item.until("failed")
     boat.until_run_ended()
     boat.airflow.airflow.clear(boat.dag_id, boat.run_id)
-    boat.airflow.until(lambda: len(boat.taken) == 4, "two more submissions", boat)
+    boat.until_taken(4)
     for each in boat.generations[2:]:
         boat.emulator.finish(each)
     for item, prompt in zip(items, ["a whale", "an owl"], strict=True):
@@ -229,7 +198,7 @@ def test_mapped_tasks_that_are_expanded_again_pay_for_new_items_only(airflow: Ai
         items[index].until("success")
     boat.until_run_ended()
     airflow.airflow.clear(boat.dag_id, boat.run_id, ["items"], include_downstream=True)
-    airflow.until(lambda: len(boat.taken) == 3, "a submission of the new item", boat)
+    boat.until_taken(3)
     boat.finish()
     for item in items:
         item.until("success")
@@ -239,9 +208,6 @@ def test_mapped_tasks_that_are_expanded_again_pay_for_new_items_only(airflow: Ai
 
 
 def _ends_as_another_one(boat: Task, paid: str) -> None:
-    boat.airflow.until(lambda: len(boat.taken) == 2, "a second submission", boat)
-    boat.finish()
-    boat.until("success", try_number=2)
-    boat.check("success", posts=2)
+    boat.submit_anew()
     assert boat.result["generation_id"] != paid
     assert boat.taken[1].prompt.endswith("the right")

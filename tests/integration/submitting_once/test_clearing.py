@@ -9,56 +9,48 @@ from .airflow_fixture import NEVER, STANDS_AFTER_ID, TIMEOUT_SECONDS, AirflowFix
 pytestmark = pytest.mark.side_by_side
 
 
+#: Another take for the second clear.
+EVERY_OTHER = {"on_clear": "{{ 'new' if ti.try_number == 3 else 'reuse' }}"}
+
+
 def _succeeded(boat: Task) -> str:
     boat.start()
-    boat.airflow.until(lambda: boat.taken, "a submission", boat)
+    boat.until_taken()
     boat.finish()
     boat.until("success")
     return str(boat.record["generation_id"])
 
 
-# ---------------------------------------------------------------------- after success
-
-
-@pytest.mark.parametrize("conn_id", first_of("ark", "seedance2api", "seedanceapi_v1", "runbase"))
-def test_cleared_after_success_the_output_is_delivered_again(airflow: AirflowFixture, conn_id: str) -> None:
-    boat = airflow.video(conn_id)
-    paid = _succeeded(boat)
+def _is_delivered_again(boat: Task, paid: str) -> None:
+    """A clear costs one status request."""
     read = len(boat.requests("status"))
     boat.clear()
     boat.until("success", try_number=2)
     boat.check_delivered(paid)
     assert len(boat.requests("status")) == read + 1
-    boat.check_says(
+    boat.until_says(
         "delivering it, nothing is paid",
         "on_clear='new' or a changed request would make another take",
         try_number=2,
     )
 
 
-def test_cleared_after_success_with_on_clear_new_another_take_is_made(airflow: AirflowFixture) -> None:
-    boat = airflow.video("seedanceapi_v2", later={"on_clear": "new"})
-    paid = _succeeded(boat)
-    boat.clear()
-    boat.airflow.until(lambda: len(boat.taken) == 2, "a second submission", boat)
-    boat.finish()
-    boat.until("success", try_number=2)
-    boat.check("success", posts=2)
-    assert boat.result["generation_id"] == boat.generations[1] != paid
-    boat.check_says("on_clear='reuse' would deliver the old one", try_number=2)
+# ---------------------------------------------------------------------- after success
+
+
+@pytest.mark.variant
+@pytest.mark.parametrize("conn_id", ["ark", "seedance2api", "seedanceapi_v1", "runbase"])
+def test_cleared_after_success_the_output_is_delivered_again(airflow: AirflowFixture, conn_id: str) -> None:
+    boat = airflow.video(conn_id)
+    _is_delivered_again(boat, _succeeded(boat))
 
 
 def test_on_clear_is_a_template(airflow: AirflowFixture) -> None:
-    boat = airflow.video("ark", arguments={"on_clear": "{{ 'new' if ti.try_number == 3 else 'reuse' }}"})
-    paid = _succeeded(boat)
+    boat = airflow.video("seedanceapi_v2", arguments=EVERY_OTHER)
+    _is_delivered_again(boat, _succeeded(boat))
     boat.clear()
-    boat.until("success", try_number=2)
-    boat.check_delivered(paid)
-    boat.clear()
-    boat.airflow.until(lambda: len(boat.taken) == 2, "a second submission", boat)
-    boat.finish()
-    boat.until("success", try_number=3)
-    boat.check("success", posts=2)
+    boat.submit_anew(try_number=3)
+    boat.until_says("on_clear='reuse' would deliver the old one", try_number=3)
 
 
 def test_a_result_of_end_from_trigger_is_delivered_again(airflow: AirflowFixture) -> None:
@@ -71,8 +63,8 @@ def test_a_result_of_end_from_trigger_is_delivered_again(airflow: AirflowFixture
 
 
 @pytest.mark.parametrize("conn_id", first_of("seedance2api", "ark"))
-def test_images_are_delivered_again(airflow: AirflowFixture, conn_id: str) -> None:
-    boat = airflow.image(conn_id)
+def test_images_are_delivered_again_and_generated_again(airflow: AirflowFixture, conn_id: str) -> None:
+    boat = airflow.image(conn_id, arguments=EVERY_OTHER)
     paid = _succeeded(boat)
     requests = boat.emulator.ledger.count("any", generation_id=paid)
     boat.clear()
@@ -80,16 +72,8 @@ def test_images_are_delivered_again(airflow: AirflowFixture, conn_id: str) -> No
     boat.check("success", posts=1)
     assert boat.result["generation_id"] == paid
     assert boat.emulator.ledger.count("any", generation_id=paid) == requests  # it stands in the record
-
-
-def test_images_with_on_clear_new_are_generated_again(airflow: AirflowFixture) -> None:
-    boat = airflow.image("seedance2api", later={"on_clear": "new"})
-    paid = _succeeded(boat)
     boat.clear()
-    boat.airflow.until(lambda: len(boat.taken) == 2, "a second submission", boat)
-    boat.finish()
-    boat.until("success", try_number=2)
-    boat.check("success", posts=2)
+    boat.submit_anew(try_number=3)
     assert boat.result["generation_id"] != paid
 
 
@@ -107,28 +91,16 @@ def test_a_whole_run_that_is_cleared_does_not_pay_again(airflow: AirflowFixture)
 # ---------------------------------------------------------------------- after a failure that was seen
 
 
-def test_a_render_that_failed_is_submitted_again_by_a_retry(airflow: AirflowFixture) -> None:
-    boat = airflow.video("seedanceapi_v1", retries=1).start()
+@pytest.mark.parametrize("how", first_of("retry", "clear"))
+def test_a_render_that_failed_is_submitted_again(airflow: AirflowFixture, how: str) -> None:
+    boat = airflow.video("seedanceapi_v1", retries=1 if how == "retry" else 0).start()
     first = boat.until_deferred()
     boat.emulator.fail(first, "The renderer broke down.")
-    boat.airflow.until(lambda: len(boat.taken) == 2, "a second submission", boat)
-    boat.finish()
-    boat.until("success", try_number=2)
-    boat.check("success", posts=2)
-    assert boat.result["generation_id"] == boat.generations[1]
-    boat.check_says(f"Generation {first} ended as failed: submitting anew", try_number=2)
-
-
-def test_a_render_that_failed_is_submitted_again_by_a_clear(airflow: AirflowFixture) -> None:
-    boat = airflow.video("runbase").start()
-    boat.emulator.fail(boat.until_deferred(), "The renderer broke down.")
-    boat.until("failed")
-    boat.check("failed", posts=1)
-    boat.clear()
-    boat.airflow.until(lambda: len(boat.taken) == 2, "a second submission", boat)
-    boat.finish()
-    boat.until("success", try_number=2)
-    boat.check("success", posts=2)
+    if how == "clear":
+        boat.until("failed")
+        boat.clear()
+    boat.submit_anew()
+    boat.until_says(f"Generation {first} ended as failed: submitting anew", try_number=2)
 
 
 def test_a_render_that_a_user_cancelled_is_submitted_again_only_by_a_clear(airflow: AirflowFixture) -> None:
@@ -138,10 +110,7 @@ def test_a_render_that_a_user_cancelled_is_submitted_again_only_by_a_clear(airfl
     assert boat.tries == 1
     boat.check("failed", posts=1)
     boat.clear()
-    boat.airflow.until(lambda: len(boat.taken) == 2, "a second submission", boat)
-    boat.finish()
-    boat.until("success", try_number=2)
-    boat.check("success", posts=2)
+    boat.submit_anew()
 
 
 # ---------------------------------------------------------------------- after the deadline
@@ -152,7 +121,7 @@ def test_after_the_deadline_a_clear_delivers_what_ended_later(airflow: AirflowFi
     paid = boat.until_deferred()
     boat.until("failed")
     boat.check("failed", posts=1)
-    boat.check_says(f"Generation {paid} did not end within 8 s", "The render goes on and is billed")
+    boat.until_says(f"Generation {paid} did not end within 8 s", "The render goes on and is billed")
     boat.finish()
     boat.clear()
     boat.until("success", try_number=2)
@@ -163,9 +132,7 @@ def test_after_the_deadline_a_retry_waits_for_the_same_render(airflow: AirflowFi
     boat = airflow.video("ark_queue", retries=1, arguments={"timeout": 8}, later={"timeout": 3600}).start()
     paid = boat.until_deferred()
     boat.until_says("waiting for it, not submitting again", try_number=2)
-    boat.finish()
-    boat.until("success", try_number=2)
-    boat.check_delivered(paid)
+    boat.deliver(paid, try_number=2)
 
 
 def test_after_the_deadline_on_a_worker_a_retry_waits_for_the_same_render(airflow: AirflowFixture) -> None:
@@ -173,17 +140,16 @@ def test_after_the_deadline_on_a_worker_a_retry_waits_for_the_same_render(airflo
         "seedance2api", retries=1, arguments={"deferrable": False, "timeout": 2}, later={"timeout": 3600}
     ).start()
     boat.until_says("waiting for it, not submitting again", try_number=2)
-    boat.finish()
-    boat.until("success", try_number=2)
-    boat.check_delivered(boat.generations[0])
-    boat.check_says("did not end within 2 s", "a retry waits for the same one and does not submit again")
+    boat.deliver(boat.generations[0], try_number=2)
+    boat.until_says("did not end within 2 s", "a retry waits for the same one and does not submit again")
 
 
 # ---------------------------------------------------------------------- while it goes on
 
 
-@pytest.mark.parametrize("conn_id", first_of("ark_queue", "ark"))
-@pytest.mark.parametrize("on_clear", first_of("reuse", "new"))
+@pytest.mark.variant
+@pytest.mark.parametrize("conn_id", ["ark_queue", "ark"])
+@pytest.mark.parametrize("on_clear", ["reuse", "new"])
 def test_cleared_while_deferred_the_render_goes_on_under_the_new_try(
     airflow: AirflowFixture, conn_id: str, on_clear: str
 ) -> None:
@@ -195,20 +161,18 @@ def test_cleared_while_deferred_the_render_goes_on_under_the_new_try(
     boat.clear()
     boat.until_says("waiting for it, not submitting again", try_number=2)
     boat.until("deferred", try_number=2)
-    boat.finish()
-    boat.until("success", try_number=2)
-    boat.check_delivered(paid)
+    boat.deliver(paid, try_number=2)
 
 
 def test_repeated_clears_while_deferred(airflow: AirflowFixture) -> None:
-    boat = airflow.video("ark_queue", later={"deferrable": True}).start()
+    boat = airflow.video("ark_queue", arguments={"poll_interval": NEVER}, later={"deferrable": True}).start()
     paid = boat.until_deferred()
+    boat.until_says("starting")  # the trigger
     for attempt in (2, 3, 4):
         boat.clear()
+        boat.until_says("waiting for it, not submitting again", try_number=attempt)
         boat.until("deferred", try_number=attempt)
-    boat.finish()
-    boat.until("success", try_number=4)
-    boat.check_delivered(paid)
+    boat.deliver(paid, try_number=4)
 
 
 @pytest.mark.parametrize("conn_id", first_of("ark_queue", "seedance2api"))
@@ -219,9 +183,7 @@ def test_cleared_while_a_worker_waits_the_render_goes_on_under_the_new_try(
     paid = boat.until_recorded()
     boat.clear()
     boat.until_says("waiting for it, not submitting again", try_number=2)
-    boat.finish()
-    boat.until("success", try_number=2)
-    boat.check_delivered(paid)
+    boat.deliver(paid, try_number=2)
 
 
 # ---------------------------------------------------------------------- a clear counts once
@@ -231,7 +193,7 @@ def test_a_retry_after_a_clear_does_not_make_yet_another_take(airflow: AirflowFi
     boat = airflow.video("ark", retries=1, later={**STANDS_AFTER_ID, "on_clear": "new"})
     _succeeded(boat)
     boat.clear()
-    boat.airflow.until(lambda: len(boat.taken) == 2, "a second submission", boat)
+    boat.until_taken(2)
     boat.until_recorded()
     boat.finish()
     boat.kill()

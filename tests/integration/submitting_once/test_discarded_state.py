@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from versions import REGIONS, needs
 
-from .airflow_fixture import STANDS_AFTER_ID, AirflowFixture, Task
+from .airflow_fixture import STANDS_AFTER_ID, AirflowFixture, Task, first_of
 
 pytestmark = [pytest.mark.side_by_side, needs(REGIONS)]
 
@@ -28,17 +28,13 @@ STATES: dict[str, Callable[[Task, str], object]] = {
 }
 
 
-def _submits_anew(boat: Task, *, taken: int = 2) -> None:
+def _submits_anew(boat: Task) -> None:
     boat.clear(keep_task_state=False)
-    boat.airflow.until(lambda: len(boat.taken) == taken, "a submission after the clear", boat)
-    boat.finish()
-    boat.until("success", try_number=2)
-    boat.check("success", posts=2, taken=taken)
-    assert boat.result["generation_id"] == boat.generations[-1]
-    boat.check_says(EACH_TRY, AFTER_THE_CLEAR, "This try submits anew", try_number=2)
+    boat.submit_anew()
+    boat.until_says(EACH_TRY, AFTER_THE_CLEAR, "This try submits anew", try_number=2)
 
 
-@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("state", first_of(*STATES))
 def test_the_next_try_submits_anew_in_every_state_of_the_generation(
     airflow: AirflowFixture, state: str
 ) -> None:
@@ -48,7 +44,7 @@ def test_the_next_try_submits_anew_in_every_state_of_the_generation(
     boat.kill()
     boat.until("failed")
     assert AFTER_THE_CLEAR not in boat.log(1)
-    boat.check_says(EACH_TRY, try_number=1)
+    boat.until_says(EACH_TRY, try_number=1)
     _submits_anew(boat)
 
 
@@ -64,12 +60,9 @@ def test_a_deferred_task_names_the_generation_that_goes_on(airflow: AirflowFixtu
     paid = boat.until_deferred()
     boat.until_says(") starting")  # the trigger
     boat.clear(keep_task_state=False)
-    boat.airflow.until(lambda: len(boat.taken) == 2, "a submission after the clear", boat)
-    boat.finish()
-    boat.until("success", try_number=2)
-    boat.check("success", posts=2, cancels=0)
+    boat.submit_anew()
     # At the service, if the new try has ended before the trigger is killed.
-    boat.check_says(f"{paid} goes on ", "and is billed", try_number=1)
+    boat.until_says(f"{paid} goes on ", "and is billed", try_number=1)
 
 
 def test_the_clear_of_the_whole_run_keeps_the_record(airflow: AirflowFixture) -> None:

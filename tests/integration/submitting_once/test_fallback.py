@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from .airflow_fixture import AirflowFixture
+from .airflow_fixture import AirflowFixture, Task
 
 pytestmark = pytest.mark.side_by_side
 
 CONNECTIONS = ["seedanceapi_v1", "runbase"]
 
 
-def test_killed_at_the_second_service_no_service_is_tried_again(airflow: AirflowFixture) -> None:
-    boat = airflow.video(CONNECTIONS[0], retries=2, arguments={"seedance_conn_id": CONNECTIONS})
+def _refused(airflow: AirflowFixture, retries: int, pause_at: str | None = None) -> Task:
+    """A task that has not started, and that the first service will refuse."""
+    arguments = {"seedance_conn_id": CONNECTIONS}
+    boat = airflow.video(CONNECTIONS[0], retries=retries, arguments=arguments, pause_at=pause_at)
     boat.fault("refuse", api="seedanceapi-v1", status=402, code="INSUFFICIENT_CREDITS")
+    return boat
+
+
+def test_killed_at_the_second_service_no_service_is_tried_again(airflow: AirflowFixture) -> None:
+    boat = _refused(airflow, 2)
     held = boat.fault("hold_reply", api="runbase")
     boat.start()
     boat.until_struck(held)
@@ -22,18 +29,15 @@ def test_killed_at_the_second_service_no_service_is_tried_again(airflow: Airflow
     held.release()
     boat.until("failed", try_number=2)
     boat.check("failed", posts=2, taken=1)
-    boat.check_says("Connection 'seedanceapi_v1' took nothing", "Trying connection 'runbase'", try_number=1)
-    boat.check_says("billed at runbase", try_number=2)
+    boat.until_says("Connection 'seedanceapi_v1' took nothing", "Trying connection 'runbase'", try_number=1)
+    boat.until_says("billed at runbase", try_number=2)
 
 
 def test_killed_while_it_waits_the_retry_delivers_from_the_second_service(airflow: AirflowFixture) -> None:
-    boat = airflow.video(
-        CONNECTIONS[0], retries=1, arguments={"seedance_conn_id": CONNECTIONS}, pause_at="id"
-    )
-    boat.fault("refuse", api="seedanceapi-v1", status=402, code="INSUFFICIENT_CREDITS")
+    boat = _refused(airflow, 1, pause_at="id")
     boat.start()
-    boat.airflow.until(lambda: boat.taken, "a submission", boat)
-    boat.airflow.until(lambda: boat.record.get("generation_id"), "its id", boat)
+    boat.until_taken()
+    boat.until_recorded()
     boat.kill()
     boat.finish()
     boat.until("success", try_number=2)

@@ -16,29 +16,14 @@ LONG = 12
 @pytest.mark.parametrize("conn_id", first_of("seedance2api", "ark"))
 def test_a_deferrable_task_defers_and_submits_then(airflow: AirflowFixture, conn_id: str) -> None:
     boat = airflow.video(conn_id)
-    boat.fault("rate_limit", retry_after=LONG)
+    fault = boat.fault("rate_limit", retry_after=LONG, times=2)
     boat.start()
     boat.until("deferred")
     assert boat.row["next_method"] == "resume_submit"
     boat.check("deferred", posts=1, taken=0)
-    boat.check_says("Nothing was submitted and nothing is billed; the task defers for")
-    boat.airflow.until(lambda: boat.taken, "a submission", boat)
-    boat.until_recorded()
-    boat.finish()
-    boat.until("success")
-    boat.check("success", posts=2, taken=1)
-    assert boat.tries == 1
-
-
-def test_a_second_refusal_defers_again(airflow: AirflowFixture) -> None:
-    boat = airflow.video("seedanceapi_v2")
-    fault = boat.fault("rate_limit", retry_after=LONG, times=2)
-    boat.start()
-    boat.until_struck(fault, 2)
-    boat.airflow.until(lambda: boat.taken, "a submission", boat)
-    boat.finish()
-    boat.until("success")
-    boat.check("success", posts=3, taken=1)
+    boat.until_says("Nothing was submitted and nothing is billed; the task defers for")
+    boat.until_struck(fault, 2)  # a second refusal defers again
+    boat.submit_anew(try_number=1, posts=3, taken=1)
     assert boat.tries == 1
 
 
@@ -51,10 +36,7 @@ def test_a_synchronous_task_runs_again_when_the_service_takes_requests_again(air
     boat.until(waiting)
     boat.check(waiting, posts=1, taken=0)
     assert boat.record["state"] == "not_submitted"
-    boat.airflow.until(lambda: boat.taken, "a submission", boat)
-    boat.finish()
-    boat.until("success", try_number=1 if RESCHEDULING.there else 2)
-    boat.check("success", posts=2, taken=1)
+    boat.submit_anew(try_number=1 if RESCHEDULING.there else 2, taken=1)
     first, second = boat.emulator.ledger.posts(prompt=f"{boat.word} {boat.prompt}")
     assert second.at - first.at >= LONG
 
@@ -75,9 +57,7 @@ def test_a_short_wait_is_waited_on_the_worker(airflow: AirflowFixture) -> None:
     boat.start()
     boat.until_deferred()
     assert boat.row["next_method"] == "execute_complete"
-    boat.finish()
-    boat.until("success")
-    boat.check("success", posts=2, taken=1)
+    boat.submit_anew(try_number=1, taken=1)
 
 
 def test_marked_failed_while_it_waits_for_quota_nothing_is_ever_submitted(airflow: AirflowFixture) -> None:
@@ -98,10 +78,7 @@ def test_cleared_while_it_waits_for_quota_it_submits_once(airflow: AirflowFixtur
     boat.until("deferred")
     boat.clear()
     boat.until("deferred", try_number=2)
-    boat.until_recorded()
-    boat.finish()
-    boat.until("success", try_number=2)
-    boat.check("success", posts=2, taken=1)
+    boat.submit_anew(taken=1)
 
 
 def test_killed_after_the_post_that_followed_the_wait_a_retry_does_not_submit_again(
@@ -116,7 +93,7 @@ def test_killed_after_the_post_that_followed_the_wait_a_retry_does_not_submit_ag
     fault.release()
     boat.until("failed", try_number=2)
     boat.check("failed", posts=2, taken=1)
-    boat.check_says("An earlier try was about to submit", try_number=2)
+    boat.until_says("An earlier try was about to submit", try_number=2)
 
 
 def test_a_quota_that_is_used_up_by_polls_fails_no_task(airflow: AirflowFixture) -> None:
@@ -125,6 +102,4 @@ def test_a_quota_that_is_used_up_by_polls_fails_no_task(airflow: AirflowFixture)
     boat.start()
     paid = boat.until_deferred()
     boat.until_struck(fault, 3)
-    boat.finish()
-    boat.until("success")
-    boat.check_delivered(paid)
+    boat.deliver(paid)

@@ -31,38 +31,26 @@ def _value(record: dict[str, Any]) -> str:
     return json.dumps({"groups": 1, "records": {GENERATION_KEY: record}})
 
 
-def _newer(boat: Task) -> str:
-    return _value({**boat.record, "version": VERSION + 1})
-
-
-def _another_form(boat: Task) -> str:
-    return _value({"version": VERSION, "job": boat.record["generation_id"]})
-
-
-def _without_id(boat: Task) -> str:
-    return _value({**boat.record, "generation_id": None})
-
-
-def _a_text(boat: Task) -> str:
-    return json.dumps("done")
-
-
-def _an_empty_object(boat: Task) -> str:
-    return "{}"
+#: Contents of a task state that are no record of this version.
+UNREADABLE: dict[str, Callable[[dict[str, Any]], str]] = {
+    "a newer version": lambda record: _value({**record, "version": VERSION + 1}),
+    "another form": lambda record: _value({"version": VERSION, "job": record["generation_id"]}),
+    "without id": lambda record: _value({**record, "generation_id": None}),
+    "a text": lambda record: json.dumps("done"),
+    "an empty object": lambda record: "{}",
+}
 
 
 @pytest.mark.parametrize("how", first_of("retry", "clear"))
-@pytest.mark.parametrize("content", first_of(_newer, _another_form, _without_id, _a_text, _an_empty_object))
-def test_an_unreadable_record_fails_the_task(
-    airflow: AirflowFixture, content: Callable[[Task], str], how: str
-) -> None:
+@pytest.mark.parametrize("content", first_of(*UNREADABLE))
+def test_an_unreadable_record_fails_the_task(airflow: AirflowFixture, content: str, how: str) -> None:
     boat = _left_behind(airflow, 2 if how == "retry" else 0, on_clear="new", on_uncertain_submit="resubmit")
-    written = content(boat)
+    written = UNREADABLE[content](boat.record)
     _write(boat, written)
-    _enter_again(boat, how)
+    boat.enter_again(how)
     boat.until("failed", try_number=2)
     boat.check("failed", posts=1)
-    boat.check_says("The records of this task's earlier submissions", "othing was submitted", try_number=2)
+    boat.until_says("The records of this task's earlier submissions", "othing was submitted", try_number=2)
     assert boat.store[STATE_KEY] == json.loads(written)
 
 
@@ -72,16 +60,14 @@ def test_a_record_that_cannot_be_read_fails_the_task_until_it_can(airflow: Airfl
     boat = _left_behind(airflow, 1 if how == "retry" else 0, on_clear="new")
     record = _value(boat.record)
     _write(boat, "{ not JSON")
-    _enter_again(boat, how)
+    boat.enter_again(how)
     boat.until("failed", try_number=2)
     boat.check("failed", posts=1)
-    boat.check_says("Airflow's task state store could not be read", try_number=2)
+    boat.until_says("Airflow's task state store could not be read", try_number=2)
     _write(boat, record)
     boat.clear()
     boat.until_says("waiting for it, not submitting again", try_number=3)
-    boat.finish()
-    boat.until("success", try_number=3)
-    boat.check_delivered(boat.generations[0])
+    boat.deliver(boat.generations[0], try_number=3)
 
 
 def test_nothing_is_submitted_without_a_record_of_the_intent(airflow: AirflowFixture) -> None:
@@ -90,7 +76,7 @@ def test_nothing_is_submitted_without_a_record_of_the_intent(airflow: AirflowFix
     boat.start()
     boat.until("failed")
     boat.check("failed", posts=0)
-    boat.check_says(
+    boat.until_says(
         "Airflow's task state store could not be written",
         "Without a record of the intent nothing is submitted",
     )
@@ -102,38 +88,18 @@ def test_an_id_that_cannot_be_written_is_waited_for_all_the_same(airflow: Airflo
     boat.start()
     boat.until("deferred")
     (paid,) = boat.generations
-    boat.check_says(
+    boat.until_says(
         f"Generation {paid} was submitted and is billed, but its id could not be recorded",
         "If this task fails now, a retry cannot find it.",
     )
     assert " error Generation" in boat.log()
-    boat.finish()
-    boat.until("success")
-    boat.check_delivered(paid)
-
-
-def test_a_record_never_expires(airflow: AirflowFixture) -> None:
-    boat = airflow.video("ark").start()
-    boat.until_deferred()
-    rows = airflow.airflow.database.rows(
-        "SELECT expires_at FROM task_state_store WHERE run_id = ?", boat.run_id
-    )
-    assert [row["expires_at"] for row in rows] == [None]
-    boat.finish()
-    boat.until("success")
+    boat.deliver(paid)
 
 
 def _left_behind(airflow: AirflowFixture, retries: int, **arguments: Any) -> Task:
     boat = airflow.video("ark", retries=retries, arguments={**STANDS_AFTER_ID, **arguments}).start()
     boat.until_recorded()
     return boat
-
-
-def _enter_again(boat: Task, how: str) -> None:
-    boat.kill()
-    if how == "clear":
-        boat.until("failed")
-        boat.clear()
 
 
 def _refuse_to_store(boat: Task, state: str) -> None:

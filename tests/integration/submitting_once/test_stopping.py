@@ -17,15 +17,26 @@ def _waiting(airflow: AirflowFixture, conn_id: str, **options: object) -> tuple[
     return boat, paid
 
 
-@pytest.mark.parametrize("state", first_of("failed", "success", "skipped"))
-def test_a_queued_render_of_a_marked_task_is_cancelled_once(airflow: AirflowFixture, state: str) -> None:
-    boat, paid = _waiting(airflow, "ark_queue")
+def _is_cancelled(boat: Task, paid: str, state: str) -> None:
     boat.mark(state)
     boat.until_remote("cancelled")
     boat.until_says(f"generation {paid} was queued and is cancelled; it is not billed")
     boat.until(state)
     assert (boat.posts, boat.cancels) == (1, 1)
     assert boat.taken[0].billed == 0
+
+
+@pytest.mark.variant
+@pytest.mark.parametrize("state", ["failed", "success", "skipped"])
+def test_a_queued_render_of_a_marked_task_is_cancelled_once(airflow: AirflowFixture, state: str) -> None:
+    _is_cancelled(*_waiting(airflow, "ark_queue"), state)
+
+
+def _goes_on(boat: Task, paid: str) -> None:
+    boat.mark("failed")
+    boat.until_says("offers no way to cancel", f"generation {paid} goes on", "and is billed")
+    boat.check("failed", posts=1)
+    assert boat.emulator.generation(paid).status == "running"
 
 
 def test_marked_failed_while_rendering_it_goes_on(airflow: AirflowFixture) -> None:
@@ -36,15 +47,13 @@ def test_marked_failed_while_rendering_it_goes_on(airflow: AirflowFixture) -> No
     boat.check("failed", posts=1)
 
 
-@pytest.mark.parametrize("conn_id", first_of("runbase", "seedance2api", "seedanceapi_v1", "seedanceapi_v2"))
+@pytest.mark.variant
+@pytest.mark.parametrize("conn_id", ["runbase", "seedance2api", "seedanceapi_v1", "seedanceapi_v2"])
 def test_marked_failed_where_nothing_can_be_cancelled_the_log_says_so(
     airflow: AirflowFixture, conn_id: str
 ) -> None:
     boat, paid = _waiting(airflow, conn_id)
-    boat.mark("failed")
-    boat.until_says("offers no way to cancel", f"generation {paid} goes on", "and is billed")
-    boat.check("failed", posts=1)
-    assert boat.emulator.generation(paid).status == "running"
+    _goes_on(boat, paid)
 
 
 def test_marked_failed_after_the_render_ended_nothing_is_deleted(airflow: AirflowFixture) -> None:
@@ -102,25 +111,17 @@ def test_marked_failed_while_a_worker_waits_what_cannot_be_cancelled_goes_on(
 
 def test_marked_failed_and_cleared_a_cancelled_render_is_submitted_again(airflow: AirflowFixture) -> None:
     boat, paid = _waiting(airflow, "ark_queue")
-    boat.mark("failed")
-    boat.until_remote("cancelled")
+    _is_cancelled(boat, paid, "failed")
     boat.clear()
-    boat.airflow.until(lambda: len(boat.taken) == 2, "a second submission", boat)
-    boat.finish()
-    boat.until("success", try_number=2)
-    boat.check("success", posts=2, cancels=1)
-    assert boat.result["generation_id"] != paid
+    boat.submit_anew(cancels=1)
 
 
 def test_marked_failed_and_cleared_a_render_that_went_on_is_waited_for(airflow: AirflowFixture) -> None:
     boat, paid = _waiting(airflow, "runbase")
-    boat.mark("failed")
-    boat.until_says("offers no way to cancel")
+    _goes_on(boat, paid)
     boat.clear()
     boat.until_says("waiting for it, not submitting again", try_number=2)
-    boat.finish()
-    boat.until("success", try_number=2)
-    boat.check_delivered(paid)
+    boat.deliver(paid, try_number=2)
 
 
 def test_marked_success_and_cleared_the_render_is_delivered(airflow: AirflowFixture) -> None:
@@ -154,6 +155,4 @@ def test_dagrun_timeout_skips_the_task_and_pays_nothing_twice(airflow: AirflowFi
     assert (boat.posts, boat.cancels) == (1, 0)
     airflow.airflow.clear(boat.dag_id, boat.run_id)
     boat.until("deferred", try_number=2)
-    boat.finish()
-    boat.until("success", try_number=2)
-    boat.check_delivered(paid)
+    boat.deliver(paid, try_number=2)

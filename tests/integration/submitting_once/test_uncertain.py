@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from .airflow_fixture import SERVICES, AirflowFixture, Task, first_of
+from .airflow_fixture import SERVICES, AirflowFixture, Task, conn, first_of
 
 pytestmark = pytest.mark.side_by_side
 
@@ -27,10 +27,6 @@ UNCERTAIN: dict[str, tuple[str, dict[str, Any], bool]] = {
     "200 that is not JSON": ("rubbish", {}, True),
     "200 without an id": ("rubbish", {"body": {"status": "ok"}}, True),
 }
-
-
-def _conn(service: str) -> str:
-    return service.replace("-", "_")
 
 
 #: Played always; the other mishaps are variants, and so is a lost reply of the other services.
@@ -60,12 +56,12 @@ def _started(boat: Task, mishap: str) -> Task:
 
 @pytest.mark.parametrize(("service", "mishap"), _each_service())
 def test_an_uncertain_submission_fails_for_good(airflow: AirflowFixture, service: str, mishap: str) -> None:
-    boat = _started(airflow.video(_conn(service), retries=1), mishap)
+    boat = _started(airflow.video(conn(service), retries=1), mishap)
     boat.until("failed")
     assert boat.tries == 1  # its retry would not help
     assert boat.record["state"] == "uncertain"
     boat.check("failed", posts=1, taken=int(UNCERTAIN[mishap][2]))
-    boat.check_says(
+    boat.until_says(
         "The submission was sent and its fate is unknown",
         f"One generation may have been billed at {service}",
         "Check the console of the service for it. Then clear this task: that submits anew.",
@@ -74,14 +70,11 @@ def test_an_uncertain_submission_fails_for_good(airflow: AirflowFixture, service
 
 @pytest.mark.parametrize("service", first_of("runbase", "seedance2api"))
 def test_the_clear_after_the_report_submits_again(airflow: AirflowFixture, service: str) -> None:
-    boat = _started(airflow.video(_conn(service), retries=1), "reply lost")
+    boat = _started(airflow.video(conn(service), retries=1), "reply lost")
     boat.until("failed")
     boat.clear()
-    boat.airflow.until(lambda: len(boat.taken) == 2, "a second submission", boat)
-    boat.finish()
-    boat.until("success", try_number=2)
-    boat.check("success", posts=2)
-    boat.check_says(
+    boat.submit_anew()
+    boat.until_says(
         "that was reported, and the task was cleared since: submitting anew",
         "If the earlier submission was taken, it is billed too",
         try_number=2,
@@ -90,14 +83,14 @@ def test_the_clear_after_the_report_submits_again(airflow: AirflowFixture, servi
 
 @pytest.mark.parametrize("service", first_of(*SERVICES[:4]))
 def test_an_uncertain_submission_is_repeated_with_resubmit(airflow: AirflowFixture, service: str) -> None:
-    boat = airflow.video(_conn(service), arguments={"on_uncertain_submit": "resubmit"})
+    boat = airflow.video(conn(service), arguments={"on_uncertain_submit": "resubmit"})
     _started(boat, "reply lost")
     boat.until_deferred()
     boat.finish()
     boat.until("success")
     boat.check("success", posts=2)
     assert boat.tries == 1
-    boat.check_says("on_uncertain_submit='resubmit': submitting again, which may pay twice")
+    boat.until_says("on_uncertain_submit='resubmit': submitting again, which may pay twice")
 
 
 def test_resubmit_allows_no_third_submission(airflow: AirflowFixture) -> None:
@@ -119,10 +112,8 @@ def test_a_lost_reply_is_resolved_where_the_service_can_list(
     boat = airflow.video("ark", arguments={"on_uncertain_submit": on_uncertain_submit})
     _started(boat, mishap)
     paid = boat.until_deferred()
-    boat.finish()
-    boat.until("success")
-    boat.check_delivered(paid)
-    boat.check_says(f"The submission whose reply was lost was taken: it is generation {paid}")
+    boat.deliver(paid)
+    boat.until_says(f"The submission whose reply was lost was taken: it is generation {paid}")
 
 
 def test_a_submission_that_is_not_found_stays_uncertain(airflow: AirflowFixture) -> None:
@@ -131,10 +122,7 @@ def test_a_submission_that_is_not_found_stays_uncertain(airflow: AirflowFixture)
     boat.check("failed", posts=1, taken=0)
     assert boat.tries == 1
     boat.clear()
-    boat.airflow.until(lambda: boat.taken, "a submission", boat)
-    boat.finish()
-    boat.until("success", try_number=2)
-    boat.check("success", posts=2, taken=1)
+    boat.submit_anew(taken=1)
 
 
 def test_only_the_own_correlation_value_is_adopted(airflow: AirflowFixture) -> None:
@@ -152,10 +140,10 @@ def test_only_the_own_correlation_value_is_adopted(airflow: AirflowFixture) -> N
 
 @pytest.mark.parametrize("service", first_of("ark", "seedance2api"))
 def test_images_cannot_be_looked_up(airflow: AirflowFixture, service: str) -> None:
-    boat = airflow.image(_conn(service), retries=1)
+    boat = airflow.image(conn(service), retries=1)
     boat.fault("drop_reply")
     boat.start()
-    boat.airflow.until(lambda: boat.taken, "a submission", boat)
+    boat.until_taken()
     boat.finish()
     boat.until("failed")
     boat.check("failed", posts=1)
@@ -196,7 +184,4 @@ def test_a_refused_submission_is_not_repeated_and_not_uncertain(airflow: Airflow
     boat.check("failed", posts=1, taken=0)
     assert boat.record["state"] == "not_submitted"
     boat.clear()
-    boat.airflow.until(lambda: boat.taken, "a submission", boat)
-    boat.finish()
-    boat.until("success", try_number=2)
-    boat.check("success", posts=2, taken=1)
+    boat.submit_anew(taken=1)

@@ -1,15 +1,16 @@
-"""Secrets in the files that all scenarios have written; this file runs last."""
+"""What all scenarios have written, at the end; this file runs last."""
 
 from __future__ import annotations
 
 from .airflow_fixture import API_KEY, AirflowFixture
 
 
-def test_no_log_and_no_database_holds_the_api_key(airflow: AirflowFixture) -> None:
+def test_no_record_expires_and_no_log_and_no_database_holds_the_api_key(airflow: AirflowFixture) -> None:
     boat = airflow.video("ark").start()
-    boat.until_deferred()
-    boat.finish()
-    boat.until("success")
+    boat.deliver(boat.until_deferred())
+    records = airflow.airflow.database.rows("SELECT run_id, expires_at FROM task_state_store")
+    assert boat.run_id in {row["run_id"] for row in records}
+    assert {row["expires_at"] for row in records} == {None}
     files = [path for path in airflow.airflow.home.rglob("*") if path.is_file()]
     assert any("attempt=1.log" in path.name for path in files)
     assert [path for path in files if API_KEY.encode() in path.read_bytes()] == []
