@@ -101,7 +101,8 @@ class Stage:
     ) -> Answer:
         """Send a request as a user, or without a login for ``None``."""
         if user is not None:
-            headers["Authorization"] = f"Bearer {self.airflow.api.token(user)}"
+            token = self.airflow.api.token(None if user == "admin" else user)
+            headers["Authorization"] = f"Bearer {token}"
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         request = urllib.request.Request(self.url + path, content, named, method=method)
         try:
@@ -178,11 +179,48 @@ def open_browser(profile: Path, airflow: TestAirflow) -> Iterator[Chrome]:
         browser.quit()
 
 
+@contextlib.contextmanager
+def signed_in(browser: Chrome, stage: Stage, user: str) -> Iterator[None]:
+    """Let the browser be that of another user."""
+    browser.get(f"{stage.url}/seedance/renders")
+    cookie = browser.get_cookie("_token")
+    browser.add_cookie({"name": "_token", "value": stage.airflow.api.token(user)})
+    try:
+        yield
+    finally:
+        browser.get(f"{stage.url}/seedance/renders")
+        browser.delete_cookie("_token")
+        if cookie is not None:
+            browser.add_cookie({"name": "_token", "value": cookie["value"]})
+
+
+@contextlib.contextmanager
+def sized(browser: Chrome, width: int) -> Iterator[None]:
+    """Let the window be as wide as that of another device."""
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        yield
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def count(browser: Chrome, selector: str) -> int:
+    """Return the number of elements."""
+    return len(browser.find_elements("css selector", selector))
+
+
 def wait(browser: Chrome, script: str, what: str, *arguments: Any) -> Any:
     from selenium.webdriver.support.ui import WebDriverWait
 
     looks: Callable[[Any], Any] = lambda driver: driver.execute_script(script, *arguments)  # noqa: E731
     return WebDriverWait(browser, TIMEOUT_SECONDS).until(looks, message=f"no sign of {what}")
+
+
+def enter_frame(browser: Chrome) -> None:
+    """Go on in the page that Airflow shows in a frame."""
+    wait(browser, "return document.querySelector('iframe') !== null", "the frame")
+    browser.switch_to.frame(browser.find_element("css selector", "iframe"))
 
 
 def open_page(browser: Chrome, address: str) -> None:

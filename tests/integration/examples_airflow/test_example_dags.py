@@ -29,6 +29,12 @@ RUNS: dict[str, dict[str, Any]] = {
     "example_seedance_draft": {"conf": {"prompt": "A watch, from the draft"}},
     "example_seedance_fallback": {},
 }
+#: The task of a Dag that asks a person, and the answer.
+QUESTIONS = {
+    "example_seedance_preview_approval": ("approve", "Approve"),
+    "example_seedance_choose": ("choose", "Orbit"),
+    "example_seedance_draft": ("approve", "Approve"),
+}
 #: Dags that exist from this feature on only.
 NEEDS = {"example_seedance_refine": REGIONS}
 
@@ -48,6 +54,24 @@ def runs(examples: TestAirflow, emulator: Any) -> dict[str, str]:
         examples.unpause_unscheduled(dag_id)
         begun[dag_id] = examples.trigger(dag_id, **arguments)
     return begun
+
+
+@pytest.fixture(scope="module")
+def paid_before(examples: TestAirflow, runs: dict[str, str], emulator: Any) -> dict[str, Any]:
+    """Answer all questions, when none is left out: what had been paid for by then, by prompt."""
+    for dag_id, (task_id, _) in QUESTIONS.items():
+        _wait_for_question(examples, dag_id, runs[dag_id], task_id)
+    paid = {
+        item.prompt: item.request["model"] for item in emulator.ledger.submissions if "model" in item.request
+    }
+    for dag_id, (task_id, option) in QUESTIONS.items():
+        path = _question(dag_id, runs[dag_id], task_id)
+        examples.rest("PATCH", path, {"chosen_options": [option], "params_input": {}})
+    return paid
+
+
+def _question(dag_id: str, run_id: str, task_id: str) -> str:
+    return f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/-1/hitlDetails"
 
 
 def succeeded(airflow: TestAirflow, runs: dict[str, str], dag_id: str) -> str:
@@ -143,55 +167,38 @@ def test_a_batch_in_one_task(examples: TestAirflow, runs: dict[str, str], stored
         paths[:] = [path for run in ended for path in examples.xcom(report, run, "report")]
         return bool(paths)
 
-    examples.wait_until(look, 240, "the run that the asset starts")
+    examples.wait_until(look, 480, "the run that the asset starts")
     assert {Path(path).name for path in paths} == set(clips)
 
 
-def test_full_render_waits_for_approval(examples: TestAirflow, runs: dict[str, str], emulator: Any) -> None:
+def test_full_render_waits_for_approval(
+    examples: TestAirflow, runs: dict[str, str], emulator: Any, paid_before: dict[str, Any]
+) -> None:
     dag_id = "example_seedance_preview_approval"
-    run_id = runs[dag_id]
-    _wait_for_question(examples, dag_id, run_id)
-    models = [item.request["model"] for item in _submissions(emulator)]
+    models = [model for prompt, model in paid_before.items() if "waits for approval" in prompt]
     assert models == ["seedance-2.0-fast"] * 2, "the full render was paid for before the approval"
-
-    assert "preview 2" in _approve(examples, dag_id, run_id)
-    assert examples.wait_run(dag_id, run_id) == "success"
+    run_id = succeeded(examples, runs, dag_id)
+    assert "preview 2" in examples.rest("GET", _question(dag_id, run_id, "approve"))["body"]
     assert examples.xcom(dag_id, run_id, "full_render")["model"] == "seedance-2.0"
-    assert len(_submissions(emulator)) == 3
-
-
-def _approve(
-    airflow: TestAirflow, dag_id: str, run_id: str, task_id: str = "approve", option: str = "Approve"
-) -> str:
-    """Choose an option, and return the text that was approved."""
-    path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/-1/hitlDetails"
-    body = str(airflow.rest("GET", path)["body"])
-    airflow.rest("PATCH", path, {"chosen_options": [option], "params_input": {}})
-    return body
+    assert sum("waits for approval" in item.prompt for item in emulator.ledger.submissions) == 3
 
 
 def test_the_chosen_preview_is_rendered_in_full(
-    examples: TestAirflow, runs: dict[str, str], emulator: Any
+    examples: TestAirflow, runs: dict[str, str], emulator: Any, paid_before: dict[str, Any]
 ) -> None:
-    dag_id = "example_seedance_choose"
-    run_id = runs[dag_id]
-    _wait_for_question(examples, dag_id, run_id, "choose")
-    _approve(examples, dag_id, run_id, "choose", "Orbit")
-    assert examples.wait_run(dag_id, run_id) == "success"
+    succeeded(examples, runs, "example_seedance_choose")
     prompts = [(item.request.get("model"), item.prompt) for item in emulator.ledger.submissions]
     full = [prompt for model, prompt in prompts if "four previews" in prompt and model == "seedance-2.0"]
     assert full == ["A watch in four previews, the camera orbits slowly"]
 
 
 def test_the_final_is_made_from_the_approved_draft(
-    examples: TestAirflow, runs: dict[str, str], emulator: Any
+    examples: TestAirflow, runs: dict[str, str], emulator: Any, paid_before: dict[str, Any]
 ) -> None:
     dag_id = "example_seedance_draft"
-    run_id = runs[dag_id]
-    _wait_for_question(examples, dag_id, run_id)
+    run_id = succeeded(examples, runs, dag_id)
     draft = examples.xcom(dag_id, run_id, "draft")
-    assert draft["url"] in _approve(examples, dag_id, run_id)
-    assert succeeded(examples, runs, dag_id)
+    assert draft["url"] in examples.rest("GET", _question(dag_id, run_id, "approve"))["body"]
     final = examples.xcom(dag_id, run_id, "final")
     (paid,) = (item for item in emulator.ledger.submissions if item.generation_id == final["generation_id"])
     assert paid.request["content"] == [{"type": "draft_task", "draft_task": {"id": draft["generation_id"]}}]
@@ -221,11 +228,7 @@ def test_the_second_service_renders_what_the_first_one_refuses(
     assert [item["seedance_conn_id"] for item in items] == ["seedance_fallback"] * 2
 
 
-def _submissions(emulator: Any) -> list[Any]:
-    return [item for item in emulator.ledger.submissions if "waits for approval" in item.prompt]
-
-
-def _wait_for_question(airflow: TestAirflow, dag_id: str, run_id: str, task_id: str = "approve") -> None:
+def _wait_for_question(airflow: TestAirflow, dag_id: str, run_id: str, task_id: str) -> None:
     """
     Wait until the question of a task is pending, and its task process has ended.
 
@@ -239,7 +242,7 @@ def _wait_for_question(airflow: TestAirflow, dag_id: str, run_id: str, task_id: 
         seen = f"TaskInstance Finished: dag_id={dag_id}, task_id={task_id}, run_id={run_id}" in log
         return seen and row.get("state") in ("deferred", "awaiting_input")
 
-    airflow.wait_until(pending, 120, f"the question of task {task_id}", dag_id, run_id)
+    airflow.wait_until(pending, 480, f"the question of task {task_id}", dag_id, run_id)
 
 
 @needs(REGIONS)
