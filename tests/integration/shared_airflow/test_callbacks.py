@@ -22,6 +22,7 @@ from harness import TestAirflow
 from versions import ENDING_FROM_TRIGGERS, TRIGGER_ON_KILL, needs
 
 from airflow_provider_seedance.callbacks import tokens
+from airflow_provider_seedance.emulator.ledger import RequestEntry, SubmissionEntry
 from airflow_provider_seedance.testing import SeedanceEmulator
 
 APIS = {"s2a": "seedance2api", "v1": "seedanceapi-v1", "v2": "seedanceapi-v2", "ark": "ark"}
@@ -31,6 +32,8 @@ SIGNED_WITH = "what the service signs with"
 TIMEOUT_SECONDS = 480.0
 #: The tasks that render and are called back, of each service: two that a worker ends, one that the trigger ends.
 CALLED = [("{}", 0), ("{}", 1), *([("end_{}", 0)] if ENDING_FROM_TRIGGERS.there else [])]
+#: The Dags whose renders end when the test says so.
+HELD = ("one", "signed", "abandoned")
 
 DAGS = f"""
 from airflow.sdk import DAG
@@ -45,11 +48,12 @@ with DAG("called", schedule=None):
             Video.partial(task_id="end_" + name, end_from_trigger=True, **called).expand(prompt=[name + " 2"])
         Video(task_id="polled_" + name, poll_interval=3, prompt=name + " polled", **conn)
 
-with DAG("one", schedule=None):
-    Video(
-        task_id="render", prompt="one", seedance_conn_id="called_ark", use_callback=True,
-        on_clear="new", timeout=600,
-    )
+for name in ("one", "abandoned"):
+    with DAG(name, schedule=None):
+        Video(
+            task_id="render", prompt=name, seedance_conn_id="called_ark", use_callback=True,
+            on_clear="new", timeout=1800,
+        )
 
 with DAG("signed", schedule=None):
     Video(task_id="render", prompt="signed", seedance_conn_id="called_signed", use_callback=True)
@@ -90,7 +94,7 @@ def airflow(airflow: TestAirflow, services: SeedanceEmulator) -> TestAirflow:
     )
     connect("nowhere", "seedanceapi-v2", base_url=f"http://127.0.0.1:{_closed_port()}")
     airflow.write_dag("callbacks", DAGS)
-    airflow.wait_parsed("silent", TIMEOUT_SECONDS)
+    airflow.wait_parsed("silent")
     return airflow
 
 
@@ -100,11 +104,11 @@ def _closed_port() -> int:
         return int(taken.getsockname()[1])
 
 
-@pytest.fixture
-def held(services: SeedanceEmulator) -> Iterator[SeedanceEmulator]:
-    """Renders end when the test says so, and only then."""
+@pytest.fixture(scope="module")
+def held(airflow: TestAirflow, services: SeedanceEmulator, runs: dict[str, str]) -> Iterator[dict[str, str]]:
+    """Runs whose renders end when the test says so, side by side."""
     services.hold()
-    yield services
+    yield {dag_id: airflow.trigger(dag_id) for dag_id in HELD}
     services.release()
 
 
@@ -154,10 +158,9 @@ def state_of(airflow: TestAirflow, dag_id: str) -> Sequence[dict[str, Any]]:
     )
 
 
-def last_address(services: SeedanceEmulator) -> str:
-    address = services.ledger.submissions[-1].callback_url
-    assert address
-    return address
+def submission(services: SeedanceEmulator, prompt: str) -> SubmissionEntry:
+    """Return the latest submission of a prompt."""
+    return [entry for entry in services.ledger.submissions if entry.prompt == prompt][-1]
 
 
 def nothing_happens() -> None:
@@ -243,13 +246,24 @@ def test_polls_find_the_end_without_a_callback(services: SeedanceEmulator, runs:
 # ---------------------------------------------------------------------- forged callbacks
 
 
-def test_hostile_calls_change_nothing(airflow: TestAirflow, held: SeedanceEmulator) -> None:
-    run_id = airflow.trigger("one")
-    waiting(airflow, "one")
-    address = last_address(held)
-    generation_id = held.ledger.submissions[-1].generation_id
+def test_hostile_calls_change_nothing(
+    airflow: TestAirflow, services: SeedanceEmulator, held: dict[str, str]
+) -> None:
+    run_id = held["one"]
+    for dag_id in HELD:
+        waiting(airflow, dag_id)
+    others = {submission(services, dag_id).generation_id for dag_id in HELD[1:]}
+    address, generation_id = (
+        submission(services, "one").callback_url,
+        submission(services, "one").generation_id,
+    )
+    assert address
     done = {"id": generation_id, "status": "succeeded"}
-    before, requests = state_of(airflow, "one"), len(held.ledger.requests)
+
+    def sent() -> list[RequestEntry]:
+        return [entry for entry in services.ledger.requests if entry.generation_id not in others]
+
+    before, requests = state_of(airflow, "one"), len(sent())
 
     said, _, mac = address.rpartition("/")[2].partition(".")
     base = address.rpartition("/")[0]
@@ -292,78 +306,81 @@ def test_hostile_calls_change_nothing(airflow: TestAirflow, held: SeedanceEmulat
     nothing_happens()
     assert state_of(airflow, "one") == before
     # An id that is not ours is a reason to ask once about the render that is, and for nothing else.
-    sent = held.ledger.requests[requests:]
-    assert [(one.method, one.path.endswith(generation_id)) for one in sent] == [("GET", True)]
-    requests = len(held.ledger.requests)
+    assert [(one.method, one.path.endswith(generation_id)) for one in sent()[requests:]] == [("GET", True)]
+    requests = len(sent())
 
     # An unknown status leads to a status request, without a worker.
     assert call(address, {"id": generation_id, "status": "finally"}) == 202
-    airflow.wait_until(lambda: len(held.ledger.requests) > requests, TIMEOUT_SECONDS, "a status request")
+    airflow.wait_until(lambda: len(sent()) > requests, TIMEOUT_SECONDS, "a status request")
     nothing_happens()
     assert state_of(airflow, "one") == before
-    requests = len(held.ledger.requests)
+    requests = len(sent())
 
     # Too early: a worker looks, and the task waits on.
     assert call(address, done) == 202
-    airflow.wait_until(lambda: len(held.ledger.requests) > requests, TIMEOUT_SECONDS, "a status request")
+    airflow.wait_until(lambda: len(sent()) > requests, TIMEOUT_SECONDS, "a status request")
     waiting(airflow, "one")
     assert task(airflow, "one", run_id)["state"] == "deferred"
 
     # The end, twenty times at once beside the service's own call; then once more.
-    held.finish(generation_id)
+    services.finish(generation_id)
     with ThreadPoolExecutor(20) as pool:
         assert set(pool.map(lambda _: call(address, done), range(20))) == {202}
     assert airflow.wait_run("one", run_id, TIMEOUT_SECONDS) == "success"
-    after, requests = state_of(airflow, "one"), len(held.ledger.requests)
+    after, requests = state_of(airflow, "one"), len(sent())
     assert call(address, done) == 202
     nothing_happens()
     assert state_of(airflow, "one") == after
-    assert len(held.ledger.requests) == requests
-    assert len(held.ledger.posts("ark", "one")) == 1
+    assert len(sent()) == requests
+    assert len(services.ledger.posts("ark", "one")) == 1
 
     # Another take: callbacks of the first one do not affect it.
     airflow.clear("one", run_id)
     airflow.wait_until(
-        lambda: len(held.ledger.posts("ark", "one")) == 2, TIMEOUT_SECONDS, "the second submission"
+        lambda: len(services.ledger.posts("ark", "one")) == 2, TIMEOUT_SECONDS, "the second submission"
     )
     waiting(airflow, "one")
-    before, requests = state_of(airflow, "one"), len(held.ledger.requests)
+    before, requests = state_of(airflow, "one"), len(sent())
     assert call(address, done) == 202
     nothing_happens()
     assert state_of(airflow, "one") == before
-    assert len(held.ledger.requests) == requests
-    held.finish(held.ledger.submissions[-1].generation_id)
+    assert len(sent()) == requests
+    services.finish(submission(services, "one").generation_id)
     assert airflow.wait_run("one", run_id, TIMEOUT_SECONDS) == "success"
-    assert held.ledger.cancels() == []
+    assert services.ledger.cancels() == []
 
 
-def test_signatures_are_checked(airflow: TestAirflow, held: SeedanceEmulator) -> None:
-    run_id = airflow.trigger("signed")
+def test_signatures_are_checked(
+    airflow: TestAirflow, services: SeedanceEmulator, held: dict[str, str]
+) -> None:
     waiting(airflow, "signed")
-    ids = {entry.prompt: entry.generation_id for entry in held.ledger.submissions}
-    (address,) = [entry.callback_url for entry in held.ledger.submissions if entry.prompt == "signed"]
+    generation_id, address = (
+        submission(services, "signed").generation_id,
+        submission(services, "signed").callback_url,
+    )
     assert address
-    body = json.dumps({"data": {"task_id": ids["signed"], "status": "SUCCESS"}})
+    body = json.dumps({"data": {"task_id": generation_id, "status": "SUCCESS"}})
     before = state_of(airflow, "signed")
     # The emulator signs nothing, so its own call is one of those that are dropped.
-    held.finish(ids["signed"])
+    services.finish(generation_id)
     assert call(address, body) == 404
     assert call(address, body, **{"X-Signature": "0" * 64}) == 404
     nothing_happens()
     assert state_of(airflow, "signed") == before
     signature = hmac.new(SIGNED_WITH.encode(), body.encode(), hashlib.sha256).hexdigest()
     assert call(address, body, **{"X-Signature": f"sha256={signature}"}) == 202
-    assert airflow.wait_run("signed", run_id, TIMEOUT_SECONDS) == "success"
+    assert airflow.wait_run("signed", held["signed"], TIMEOUT_SECONDS) == "success"
 
 
 @needs(TRIGGER_ON_KILL)
-def test_a_user_still_cancels_a_queued_render(airflow: TestAirflow, held: SeedanceEmulator) -> None:
-    run_id = airflow.trigger("one")
-    waiting(airflow, "one")
-    generation_id = held.ledger.submissions[-1].generation_id
-    airflow.mark("one", run_id, "render", "failed")
+def test_a_user_still_cancels_a_queued_render(
+    airflow: TestAirflow, services: SeedanceEmulator, held: dict[str, str]
+) -> None:
+    waiting(airflow, "abandoned")
+    generation_id = submission(services, "abandoned").generation_id
+    airflow.mark("abandoned", held["abandoned"], "render", "failed")
 
     def cancelled() -> bool:
-        return held.generation(generation_id).status == "cancelled"
+        return services.generation(generation_id).status == "cancelled"
 
     airflow.wait_until(cancelled, TIMEOUT_SECONDS, "the abandoned render to be cancelled")

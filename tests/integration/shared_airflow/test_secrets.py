@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from urllib.parse import quote, urlencode
 import pytest
 from cryptography.fernet import Fernet, InvalidToken
 from harness import TestAirflow
+from renders_stage import Stage
 
 from airflow_provider_seedance.testing import SeedanceEmulator
 
@@ -103,13 +102,13 @@ def decrypted(value: Any, fernet: Fernet) -> str:
     return "\n".join(words)
 
 
-def stored(airflow: TestAirflow) -> Iterator[tuple[str, str]]:
-    """Yield every table of the database, decrypted, but for the connections, where secrets belong."""
+def stored(airflow: TestAirflow, *only: str) -> Iterator[tuple[str, str]]:
+    """Yield every table of the database, or only some, decrypted, but for the connections, where secrets belong."""
     fernet = Fernet(airflow.config["core", "fernet_key"].encode())
     with closing(sqlite3.connect(airflow.database.path)) as database:
         tables = [row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         for table in tables:
-            if table != "connection":
+            if table != "connection" and (not only or table in only):
                 rows = database.execute(f'SELECT * FROM "{table}"')
                 yield table, "\n".join(decrypted(value, fernet) for row in rows for value in row)
 
@@ -124,28 +123,19 @@ class Page:
     """The Renders page and all that it asks for, as a user's browser does."""
 
     def __init__(self, airflow: TestAirflow, dag_id: str, run_id: str) -> None:
-        self.airflow = airflow
+        self.stage = Stage(airflow=airflow, runs={}, stored=airflow.home)
         self.run = f"/seedance/api/dags/{dag_id}/runs/{quote(run_id, safe='')}"
         self.shell = f"/seedance/renders?{urlencode({'dag_id': dag_id, 'run_id': run_id})}"
-        #: Number of answers by status, and the forbidden contents of each.
-        self.statuses: dict[int, int] = {}
+        #: The statuses of the answers, and what no answer may contain.
+        self.statuses: set[int] = set()
         self.found: dict[str, list[str]] = {}
 
-    def get(self, path: str, headers: Mapping[str, str] | None = None) -> tuple[int, bytes]:
-        token = self.airflow.api.token()
-        request = urllib.request.Request(
-            self.airflow.url + path, headers={"Authorization": f"Bearer {token}", **(headers or {})}
-        )
-        try:
-            answer = urllib.request.urlopen(request, timeout=30)
-        except urllib.error.HTTPError as error:
-            answer = error
-        with answer:
-            status, body, headers = answer.status, answer.read(), str(answer.headers)
-        self.statuses[status] = self.statuses.get(status, 0) + 1
-        if found := secrets_in(headers) + secrets_in(body):
+    def get(self, path: str, **headers: str) -> tuple[int, bytes]:
+        answer = self.stage.ask(path, **headers)
+        self.statuses.add(answer.status)
+        if found := secrets_in(str(answer.headers)) + secrets_in(answer.body):
             self.found[path] = found
-        return status, body
+        return answer.status, answer.body
 
     def look(self) -> list[dict[str, Any]]:
         """Fetch everything once, and return the renders."""
@@ -177,8 +167,7 @@ def test_nothing_that_airflow_stores_logs_or_shows_holds_a_secret(
     while "callback_nonce" not in seen or "SeedanceBatchTrigger" not in seen:
         assert time.monotonic() < until, "the tasks never defer"
         time.sleep(0.2)
-        tables = {table: text for table, text in stored(airflow) if table in ("trigger", "task_instance")}
-        seen = tables["trigger"]
+        seen = dict(stored(airflow, "trigger"))["trigger"]
     assert secrets_in(seen) == []
     assert {render["state"] for render in page.look()} & {"queued", "running", "waiting"}
     services.release()
@@ -188,9 +177,9 @@ def test_nothing_that_airflow_stores_logs_or_shows_holds_a_secret(
 
     renders = page.look()
     assert {"fine", "here", "failed", "called"} <= {render["task_id"] for render in renders}
-    status, video = page.get(f"{page.run}/media?task_id=store", {"Range": "bytes=0-99"})
+    status, video = page.get(f"{page.run}/media?task_id=store", Range="bytes=0-99")
     assert (status, len(video)) == (206, 100)
-    assert {200, 206, 404} <= set(page.statuses)
+    assert {200, 206, 404} <= page.statuses
     assert page.found == {}
 
     tables = dict(stored(airflow))
