@@ -43,8 +43,13 @@ def check_wheel(wheel: Path) -> str:
     tell(wheel, names)
     info = metadata.partition("/")[0]
     demand({name.partition("/")[0] for name in names} == {PACKAGE, info}, "the wheel holds something else")
-    demand(f"{PACKAGE}/py.typed" in names, "py.typed is missing")
-    demand(f"{info}/licenses/LICENSE" in names, "the license is missing")
+    pages = [
+        f"{PACKAGE}/api_server/static/{file.name}"
+        for file in (ROOT / PACKAGE / "api_server/static").iterdir()
+    ]
+    example = f"{PACKAGE}/example_dags/example_seedance_daily.py"
+    for needed in (f"{PACKAGE}/py.typed", f"{info}/licenses/LICENSE", example, *pages):
+        demand(needed in names, f"{needed} is missing")
     demand(
         not [name for name in names if "test" in name and not name.endswith("/testing.py")], "tests are in it"
     )
@@ -64,7 +69,7 @@ def check_sdist(sdist: Path) -> None:
     tell(sdist, names)
     for needed in ("pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile"):
         demand(needed in names, f"{needed} is missing")
-    for needed in ("tests/conftest.py", "docs/conf.py", "docs/index.md", "tools/check_dist.py"):
+    for needed in ("tests/integration/harness.py", "docs/conf.py", "docs/index.md", "tools/check_dist.py"):
         demand(needed in names, f"{needed} is missing")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -38,14 +39,16 @@ def environment(home: Path, **variables: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "AIRFLOW_HOME": str(home), "COLUMNS": "120", **variables}
 
 
-def start(arguments: list[str], env: dict[str, str], cwd: Path) -> subprocess.Popen[str]:
+def start(
+    arguments: list[str], env: dict[str, str], cwd: Path, stderr: int = subprocess.STDOUT
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "airflow_provider_seedance", *arguments],
         env=env,
         cwd=cwd,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=stderr,
         text=True,
     )
 
@@ -63,17 +66,26 @@ def until(look: Callable[[], bool], process: subprocess.Popen[str], timeout: flo
         time.sleep(0.1)
 
 
-def render(service: SeedanceEmulator, tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
+def render(
+    service: SeedanceEmulator, tmp_path: Path, *arguments: str, stderr: int = subprocess.STDOUT
+) -> subprocess.Popen[str]:
     env = environment(
         tmp_path / "home", AIRFLOW_CONN_SEEDANCE_DEFAULT=service.connection_json("seedanceapi-v1")
     )
-    return start(["render", *arguments, "--poll-interval", "0.5"], env, tmp_path)
+    return start(["render", *arguments, "--poll-interval", "0.5"], env, tmp_path, stderr)
 
 
 def test_render_from_prompt_to_file(service: SeedanceEmulator, tmp_path: Path) -> None:
-    code, output = finish(render(service, tmp_path, "A kite", "-o", "kite.mp4", "--duration", "4"))
-    assert code == 0, output
-    assert "14 credits" in output
+    """Standard output is the result, and nothing else."""
+    line = ("A kite", "-o", "kite.mp4", "--duration", "4", "--output", "json")
+    process = render(service, tmp_path, *line, stderr=subprocess.PIPE)
+    output, said = process.communicate(timeout=180)
+    assert process.returncode == 0, said
+    result = json.loads(output)
+    assert result["credits"] == 14
+    assert result["files"][0]["bytes"] == (tmp_path / "kite.mp4").stat().st_size
+    for part in ("Submitting to", "is billed from now on", "download"):
+        assert part in said
     with av.open(str(tmp_path / "kite.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 4 * 24
     assert len(service.ledger.posts()) == 1
@@ -90,10 +102,16 @@ def test_render_interrupted_after_paying_can_be_fetched(service: SeedanceEmulato
     generation_id = re.search(r"--generation-id (\S+)", output)
     assert generation_id is not None
     service.release()
-    again = render(service, tmp_path, "--generation-id", generation_id[1], "-o", "kite.mp4")
-    code, output = finish(again)
+    again = ("--generation-id", generation_id[1], "-o", "kite.mp4", "--quiet")
+    code, output = finish(render(service, tmp_path, *again))
     assert code == 0, output
+    assert not re.search("Submitting|billed|download", output), output
+    assert "kite.mp4: " in output
     assert (tmp_path / "kite.mp4").stat().st_size > 1000
+    process = render(service, tmp_path, *again, stderr=subprocess.PIPE)
+    output, said = process.communicate(timeout=180)
+    assert (process.returncode, output) == (1, "")
+    assert "kite.mp4 exists" in said
     assert len(service.ledger.posts()) == 1
 
 

@@ -6,8 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -48,59 +46,60 @@ def _run(*command: str, home: Path | None = None) -> str:
     return run.stdout
 
 
-def test_wheel_holds_the_package_and_nothing_else(built: tuple[Path, Path]) -> None:
-    names = zipfile.ZipFile(built[1]).namelist()
-    top = {name.split("/")[0] for name in names}
-    assert {name for name in top if not name.endswith(".dist-info")} == {"airflow_provider_seedance"}
-    assert "airflow_provider_seedance/py.typed" in names
-    page = ROOT / "airflow_provider_seedance" / "api_server" / "static"
-    assert {f"airflow_provider_seedance/api_server/static/{file.name}" for file in page.iterdir()} <= set(
-        names
-    )
-    assert "airflow_provider_seedance/example_dags/example_seedance_daily.py" in names
-    assert any(name.endswith("licenses/LICENSE") for name in names)
+def test_sdist_and_wheel_hold_what_they_should(
+    built: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import check_dist
+
+    check_dist.check_sdist(built[0])
+    check_dist.check_wheel(built[1])
 
 
-def test_sdist_can_be_tested(built: tuple[Path, Path]) -> None:
-    with tarfile.open(built[0]) as sdist:
-        names = {name.split("/", 1)[1] for name in sdist.getnames() if "/" in name}
-    assert {"pyproject.toml", "LICENSE", "README.md", "Makefile", "tests/integration/harness.py"} <= names
+#: Commands of Airflow in one process, with what each prints.
+AIRFLOW_COMMANDS = """
+import contextlib, io, json, sys
+from airflow.__main__ import main
+
+for line in json.loads(sys.argv[1]):
+    sys.argv = ["airflow", *line]
+    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
+        main()
+    print(json.dumps(printed.getvalue()))
+"""
 
 
-def test_airflow_discovers_the_provider(installed: Path, tmp_path: Path) -> None:
-    listed = json.loads(_run(str(installed / "airflow"), "providers", "list", "-o", "json", home=tmp_path))
-    ours = [row for row in listed if row["package_name"] == "airflow-provider-seedance"]
-    assert len(ours) == 1
-    hooks = json.loads(_run(str(installed / "airflow"), "providers", "hooks", "-o", "json", home=tmp_path))
+def test_airflow_discovers_the_provider_its_plugin_and_its_commands(installed: Path, tmp_path: Path) -> None:
+    listed = (["providers", "list"], ["providers", "hooks"], ["plugins"])
+    lines = [[*line, "-o", "json"] for line in listed] + [["seedance", "--help"]]
+    commands = json.dumps(lines if PROVIDER_COMMANDS.there else lines[:-1])
+    printed = _run(str(installed / "python"), "-c", AIRFLOW_COMMANDS, commands, home=tmp_path).splitlines()
+    answers = [json.loads(line) for line in printed[-len(json.loads(commands)) :]]
+    providers, hooks, plugins = (json.loads(answer) for answer in answers[:3])
+    assert [row["package_name"] for row in providers].count("airflow-provider-seedance") == 1
     assert any(row["connection_type"] == "seedance" for row in hooks)
-
-
-def test_airflow_discovers_the_plugin(installed: Path, tmp_path: Path) -> None:
-    listed = json.loads(_run(str(installed / "airflow"), "plugins", "-o", "json", home=tmp_path))
-    assert [row["name"] for row in listed if row["name"] == "seedance"] == ["seedance"]
-
-
-def test_commands_exist_in_airflow_and_beside_it(installed: Path, tmp_path: Path) -> None:
-    said = [_run(str(installed / "python"), "-m", "airflow_provider_seedance", "--help", home=tmp_path)]
-    if PROVIDER_COMMANDS.there:
-        said.append(_run(str(installed / "airflow"), "seedance", "--help", home=tmp_path))
+    assert [row["name"] for row in plugins].count("seedance") == 1
+    beside = _run(str(installed / "python"), "-m", "airflow_provider_seedance", "--help", home=tmp_path)
     for command in ("demo", "emulator", "render", "estimate"):
-        assert all(command in one for one in said)
+        assert all(command in one for one in (beside, *answers[3:]))
 
 
-def test_production_needs_no_codec(installed: Path, tmp_path: Path) -> None:
-    code = (
-        "import importlib.util as u, airflow_provider_seedance.operators.seedance, "
-        "airflow_provider_seedance.transfers.seedance_to_object_storage, airflow_provider_seedance.triggers.seedance;"
-        "assert u.find_spec('av') is None; print('ok')"
-    )
-    assert _run(str(installed / "python"), "-c", code, home=tmp_path).strip().endswith("ok")
+#: What production does not install: the codec, and the extra of the emulator.
+EXTRAS = """
+import importlib.util
+import airflow_provider_seedance.operators.seedance
+import airflow_provider_seedance.transfers.seedance_to_object_storage
+import airflow_provider_seedance.triggers.seedance
+
+assert importlib.util.find_spec("av") is None
+from airflow_provider_seedance.testing import SeedanceEmulator
+try:
+    SeedanceEmulator().start()
+except ImportError as error:
+    print(error)
+"""
 
 
-def test_emulator_names_its_extra_where_it_is_missing(installed: Path, tmp_path: Path) -> None:
-    code = (
-        "from airflow_provider_seedance.testing import SeedanceEmulator\n"
-        "try:\n    SeedanceEmulator().start()\n"
-        "except ImportError as error:\n    print(error)"
-    )
-    assert "airflow-provider-seedance[emulator]" in _run(str(installed / "python"), "-c", code, home=tmp_path)
+def test_production_needs_no_codec_and_the_emulator_names_its_extra(installed: Path, tmp_path: Path) -> None:
+    said = _run(str(installed / "python"), "-c", EXTRAS, home=tmp_path)
+    assert "airflow-provider-seedance[emulator]" in said
