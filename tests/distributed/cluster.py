@@ -74,7 +74,6 @@ class Cluster(Installation):
             ("triggerer", "max_trigger_to_select_per_loop"): "5",
             # High enough that a slow machine is not taken for a dead one.
             ("scheduler", "scheduler_health_check_threshold"): "60",
-            ("scheduler", "task_instance_heartbeat_timeout"): "60",
             ("triggerer", "triggerer_health_check_threshold"): "20",
         }
         if ledger:

@@ -33,6 +33,11 @@ class Client:
         self.database = database
         self.api = api
         self._task_logs = task_logs
+        # What the database says.
+        self.run_state = database.run_state
+        self.task_instances = database.task_instances
+        self.state_store = database.state_store
+        self.xcom = database.xcom
 
     # -- actions -------------------------------------------------------------------------------------
 
@@ -103,14 +108,6 @@ class Client:
 
     # -- state ---------------------------------------------------------------------------------------
 
-    def run_state(self, dag_id: str, run_id: str) -> str | None:
-        """Return the state of a Dag run, or None if it does not exist."""
-        return self.database.run_state(dag_id, run_id)
-
-    def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        """Return the task instances of a run, ordered by task id and map index."""
-        return self.database.task_instances(dag_id, run_id)
-
     def task_instance(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, Any]:
         """Return one task instance, or an empty dict if it does not exist."""
         for row in self.task_instances(dag_id, run_id):
@@ -121,16 +118,6 @@ class Client:
     def task_state(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> str | None:
         """Return the state of a task instance; None without a state or task instance."""
         return self.task_instance(dag_id, run_id, task_id, map_index).get("state")
-
-    def state_store(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, Any]:
-        """Return the content of a task instance's state store (Airflow 3.3 and later)."""
-        return self.database.state_store(dag_id, run_id, task_id, map_index)
-
-    def xcom(
-        self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", map_index: int = -1
-    ) -> Any:
-        """Return the value of an XCom as a downstream task gets it, as far as JSON can represent it."""
-        return self.database.xcom(dag_id, run_id, task_id, key, map_index)
 
     def asset_events(self, **query: Any) -> list[dict[str, Any]]:
         """Return the asset events; filters as in the REST API (``source_dag_id=…``)."""

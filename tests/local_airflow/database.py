@@ -96,23 +96,18 @@ class Database:
         found = self.rows(
             "SELECT s.key, s.value FROM task_state_store s WHERE s.dag_id = ? AND s.run_id = ?"
             f" AND s.task_id = ? AND s.{self.index_column} = ?",
-            dag_id,
-            run_id,
-            task_id,
-            map_index,
+            *(dag_id, run_id, task_id, map_index),
         )
         return {row["key"]: _parsed(row["value"]) for row in found}
 
-    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str, map_index: int = -1) -> Any:
-        """Return an XCom's value. (The REST API would parse strings that look like JSON.)"""
+    def xcom(
+        self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", map_index: int = -1
+    ) -> Any:
+        """Return an XCom's value as a downstream task gets it, as far as JSON can represent it."""
         found = self.rows(
             f"SELECT value FROM {self._schema['xcom']} WHERE dag_id = ? AND run_id = ? AND task_id = ?"
             " AND map_index = ? AND key = ?",
-            dag_id,
-            run_id,
-            task_id,
-            map_index,
-            key,
+            *(dag_id, run_id, task_id, map_index, key),
         )
         if not found:
             return None

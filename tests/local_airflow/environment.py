@@ -52,7 +52,7 @@ def default_config(
         ("scheduler", "orphaned_tasks_check_interval"): "5",
         # Timeout of a task whose supervisor is gone: low enough to test with, high enough that a busy
         # machine does not lose a supervisor that is merely slow.
-        ("scheduler", "task_instance_heartbeat_timeout"): "40",
+        ("scheduler", "task_instance_heartbeat_timeout"): "60",
         ("scheduler", "task_instance_heartbeat_timeout_detection_interval"): "2",
         ("scheduler", "trigger_timeout_check_interval"): "2",
         ("scheduler", "catchup_by_default"): "False",
