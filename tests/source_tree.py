@@ -47,7 +47,7 @@ def runtime_nodes(tree: ast.AST, *, in_functions: bool = True) -> Iterator[ast.A
     :param in_functions: Include the bodies of functions, which do not run on import.
     """
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             for other in node.orelse:
                 yield from (other, *runtime_nodes(other, in_functions=in_functions))
             continue

@@ -175,13 +175,19 @@ def test_a_file_that_becomes_shorter_ends_the_response(file: Path) -> None:
         stream(StorageLocation.of(str(file), None), range(len(CONTENT) + 1))
 
 
-@pytest.fixture
-def s3() -> Iterator[StorageLocation]:
+@pytest.fixture(scope="module")
+def store() -> Iterator[Any]:
+    """A store with one bucket."""
     with s3_server() as endpoint:
         fs = s3_filesystem(endpoint)
         fs.call_s3("create_bucket", Bucket="bucket")
-        fs.pipe_file("bucket/clip.mp4", CONTENT)
-        yield StorageLocation(display="s3://bucket/clip.mp4", fs=fs, path="bucket/clip.mp4")
+        yield fs
+
+
+@pytest.fixture
+def s3(store: Any) -> StorageLocation:
+    store.pipe_file("bucket/clip.mp4", CONTENT)
+    return StorageLocation(display="s3://bucket/clip.mp4", fs=store, path="bucket/clip.mp4")
 
 
 def test_range_of_an_object(
@@ -305,7 +311,6 @@ def test_a_range_costs_what_it_is(
 def test_a_range_of_an_object_costs_what_it_is(
     monkeypatch: pytest.MonkeyPatch, serving: SimpleNamespace, s3: StorageLocation
 ) -> None:
-    s3.fs.pipe_file(s3.path, CONTENT * 16)  # 20 MB
     ranges: list[str] = []
     call = s3.fs._call_s3
 
