@@ -20,51 +20,42 @@ STILL = ImageRequest(prompt="p", model="seedream-4.0", num_images=3)
 PUBLISHED = Estimate(credits=28, cost_usd=0.14, output_tokens=108_900)
 
 
-def cost(request: Any, *rules: dict[str, Any]) -> tuple[float | None, float | None]:
-    """Return credits and US dollars."""
-    found = Prices.parse(list(rules)).estimate(request, PUBLISHED)
-    return found.credits, found.cost_usd
-
-
 @pytest.mark.parametrize(
-    ("rule", "expected"),
+    ("request_", "rules", "expected"),
     [
-        ({"usd": 0.5}, (28, 0.5)),
-        ({"usd_per_second": 0.14}, (28, 0.7)),
-        ({"usd_per_million_tokens": 10}, (28, 1.089)),
-        ({"credits": 10}, (10, 0.14)),
-        ({"credits_per_second": 3}, (15, 0.14)),
-        ({"usd_per_credit": 0.004}, (28, 0.112)),
-        ({"usd": 0.5, "model": "seedance-2.0*"}, (28, 0.5)),
-        ({"usd": 0.5, "model": "seedance-1*"}, (28, 0.14)),
-        ({"usd": 0.5, "resolution": "1080p"}, (28, 0.14)),
-        ({"usd": 0.5, "audio": False}, (28, 0.14)),
-        ({"usd": 0.5, "duration": 8}, (28, 0.14)),
-        ({"usd": 0.5, "media": "image"}, (28, 0.14)),
-        ({"usd": 0.5, "resolution": "720p", "duration": 5, "audio": True, "media": "video"}, (28, 0.5)),
+        (CLIP, [{"usd": 0.5}], (28, 0.5)),
+        (CLIP, [{"usd_per_second": 0.14}], (28, 0.7)),
+        (CLIP, [{"usd_per_million_tokens": 10}], (28, 1.089)),
+        (CLIP, [{"credits": 10}], (10, 0.14)),
+        (CLIP, [{"credits_per_second": 3}], (15, 0.14)),
+        (CLIP, [{"usd_per_credit": 0.004}], (28, 0.112)),
+        (CLIP, [{"usd": 0.5, "model": "seedance-2.0*"}], (28, 0.5)),
+        (CLIP, [{"usd": 0.5, "model": "seedance-1*"}], (28, 0.14)),
+        (CLIP, [{"usd": 0.5, "resolution": "1080p"}], (28, 0.14)),
+        (CLIP, [{"usd": 0.5, "audio": False}], (28, 0.14)),
+        (CLIP, [{"usd": 0.5, "duration": 8}], (28, 0.14)),
+        (CLIP, [{"usd": 0.5, "media": "image"}], (28, 0.14)),
+        (
+            CLIP,
+            [{"usd": 0.5, "resolution": "720p", "duration": 5, "audio": True, "media": "video"}],
+            (28, 0.5),
+        ),
+        # The first rule that matches counts, for each unit.
+        (CLIP, [{"usd": 1, "resolution": "1080p"}, {"usd": 2}, {"usd": 3}], (28, 2)),
+        (CLIP, [{"credits": 10}, {"usd_per_credit": 0.1}, {"credits": 99}], (10, 1)),
+        (STILL, [{"usd_per_image": 0.03}], (28, 0.09)),
+        (ImageRequest(prompt="p"), [{"usd_per_image": 0.03}], (28, 0.03)),
+        # Of no known length.
+        (VideoRequest(prompt="p"), [{"usd_per_second": 0.14}], (28, None)),
+        (VideoRequest(prompt="p", duration=-1), [{"usd_per_second": 0.14}], (28, None)),
     ],
     ids=str,
 )
 def test_a_rule_that_matches_comes_before_the_published_price(
-    rule: dict[str, Any], expected: tuple[float, float]
+    request_: Any, rules: list[dict[str, Any]], expected: tuple[float, float | None]
 ) -> None:
-    assert cost(CLIP, rule) == expected
-
-
-def test_the_first_rule_counts() -> None:
-    assert cost(CLIP, {"usd": 1, "resolution": "1080p"}, {"usd": 2}, {"usd": 3}) == (28, 2)
-    assert cost(CLIP, {"credits": 10}, {"usd_per_credit": 0.1}, {"credits": 99}) == (10, 1)
-
-
-def test_images_are_priced_by_their_number() -> None:
-    assert cost(STILL, {"usd_per_image": 0.03}) == (28, 0.09)
-    assert cost(ImageRequest(prompt="p"), {"usd_per_image": 0.03}) == (28, 0.03)
-
-
-def test_a_price_by_the_second_is_unknown_without_a_duration() -> None:
-    for duration in (None, -1):
-        request = VideoRequest(prompt="p", duration=duration)
-        assert cost(request, {"usd_per_second": 0.14}) == (28, None)
+    found = Prices.parse(rules).estimate(request_, PUBLISHED)
+    assert (found.credits, found.cost_usd) == expected
 
 
 def test_reported_credits_are_converted_by_the_rate_of_the_connection() -> None:

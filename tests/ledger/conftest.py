@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from operators.batch_runner import Batch
 from support import Store, TaskInstance, make_context
 
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
@@ -126,3 +127,21 @@ def task(services: SeedanceEmulator, connect: Callable[..., None], ledger: Path)
     """A task whose Airflow keeps no state, with a ledger."""
     connect("seedanceapi-v1")
     return DiscardingTask(services)
+
+
+@pytest.fixture
+def connected(services: SeedanceEmulator, connect: Callable[..., None], ledger: Path) -> None:
+    """Connect a service, and configure a ledger."""
+    connect("seedanceapi-v1")
+
+
+@pytest.fixture
+def batch(services: SeedanceEmulator, connect: Callable[..., None]) -> Callable[[int], Batch]:
+    """Make batch tasks by their map index."""
+
+    def new(number: int) -> Batch:
+        made = Batch(services, connect)
+        made.ti = TaskInstance(map_index=number)
+        return made
+
+    return new

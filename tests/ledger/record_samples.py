@@ -74,3 +74,15 @@ def later(seconds: int, **changes: Any) -> rec.Record:
 def submitted(record: rec.Record, number: int = 1) -> rec.Record:
     running = generation(number, status=GenerationStatus.RUNNING, urls=())
     return rec.as_submitted(record, running, NOW, synchronous=False)
+
+
+#: One of each kind.
+RECORDS = [
+    intent(credits=14, model="m"),
+    rec.replace(intent(), state=rec.RecordState.UNCERTAIN, ti_id="1"),
+    rec.replace(intent(), state=rec.RecordState.NOT_SUBMITTED),
+    submitted(intent(credits=14)),
+    ended(1),
+    ended(2, status=GenerationStatus.FAILED, urls=()),
+    ended(3, rec.Failure(kind="failed", error="GPU on fire", final=True), urls=("https://m.example/3.mp4",)),
+]

@@ -38,17 +38,24 @@ class Task:
         self.deferred = deferral(lambda: op.resume_execution(deferred.method_name, kwargs, self.context))
         return self.deferred
 
-    def resume(self) -> Any:
-        event = fire(self.deferred.trigger)
-        op = make(**{**self.arguments, "deferrable": False})
-        return op.resume_execution(
-            self.deferred.method_name, {**(self.deferred.kwargs or {}), "event": event}, self.context
-        )
+    def resume(self, **arguments: Any) -> Any:
+        kwargs = {**(self.deferred.kwargs or {}), "event": fire(self.deferred.trigger)}
+        op = make(**{"deferrable": False, **self.arguments, **arguments})
+        return op.resume_execution(self.deferred.method_name, kwargs, self.context)
 
     def break_trigger(self) -> Any:
         """Resume as Airflow does after a trigger that failed."""
         failure = {"error": "Trigger failure", "traceback": ["boom"]}
         return make(**self.arguments).resume_execution(TRIGGER_FAIL_REPR, failure, self.context)
+
+
+def waiting_pair(services: SeedanceEmulator, **arguments: Any) -> tuple[Task, Task]:
+    """Let a task pay for a render that goes on until its release, and another one wait for it."""
+    services.hold()
+    payer, other = Task(1), Task(2, **arguments)
+    payer.defer()
+    other.defer()
+    return payer, other
 
 
 def posts(services: SeedanceEmulator) -> int:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text, update
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import iso, utc_now
@@ -248,3 +252,79 @@ def test_a_submission_that_is_being_sent_is_not_settled(database: Database) -> N
         assert iso(now + timedelta(seconds=10)) in caught.value.message
     add(database, [lost(2, state="intent", intended_at=now - timedelta(seconds=901))])
     account.resolve(database, TASK, None, None)
+
+
+# ---------------------------------------------------------------------- while a task writes its rows
+
+
+#: Sessions that wait for a lock.
+_WAITING = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+
+
+@pytest.fixture
+def server(postgres_ledger: Any, open_ledger: Any) -> Database:
+    found: Database = open_ledger()._database
+    return found
+
+
+def while_a_task_writes(database: Database, values: dict[str, Any], do: Callable[[], object]) -> list[object]:
+    """Do something that has to wait for a transaction of a task; return its result or error."""
+    results: list[object] = []
+
+    def run() -> None:
+        try:
+            results.append(do())
+        except errors.SeedanceError as error:
+            results.append(error)
+
+    thread = threading.Thread(target=run)
+    with database.transaction() as connection:
+        connection.execute(update(submissions).values(values))
+        thread.start()
+        until = time.monotonic() + 60
+        while True:
+            with database.reading() as other:
+                if other.execute(_WAITING).scalar() or time.monotonic() > until:
+                    break
+            time.sleep(0.02)
+    thread.join(60)
+    return results
+
+
+def states(database: Database) -> list[str]:
+    with database.reading() as connection:
+        return list(connection.execute(select(submissions.c.state)).scalars())
+
+
+def test_a_submission_that_a_retry_has_found_is_not_settled(server: Database) -> None:
+    add(server, [uncertain(0)])
+    (error,) = while_a_task_writes(
+        server,
+        {"state": "submitted", "generation_id": "g-1"},
+        lambda: account.resolve(server, TASK, None, None),
+    )
+    assert "no uncertain submission" in str(error)
+    assert states(server) == ["submitted"]
+
+
+def test_a_row_that_is_submitted_again_is_not_deleted(server: Database) -> None:
+    add(server, [row(0, state="not_submitted", status=None)])
+    (deleted,) = while_a_task_writes(
+        server, {"state": "intent"}, lambda: account.prune(server, "default", NOON + timedelta(days=1))
+    )
+    assert (deleted, states(server)) == (0, ["intent"])
+
+
+def test_a_submission_after_the_earlier_ones_were_deleted_has_a_number_of_its_own(
+    ledger: Path, open_ledger: Any
+) -> None:
+    """A clear may submit at the moment in which its earlier rows are deleted."""
+    first, second, third = (replace(same_intent(), intended_at=NOON + n * SECOND) for n in range(3))
+    for record in (first, second):
+        store = open_ledger()
+        store.write_intent(GENERATION_KEY, record, DETAILS)
+        store.write(GENERATION_KEY, replace(submitted(record), state=RecordState.ENDED, ended_at=NOON))
+    with store._database.transaction() as connection:
+        connection.execute(submissions.delete().where(submissions.c.number == 1))
+    open_ledger().write_intent(GENERATION_KEY, third, DETAILS)
+    assert open_ledger().read(GENERATION_KEY) == third

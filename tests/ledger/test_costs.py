@@ -20,8 +20,8 @@ from airflow_provider_seedance.ledger.configuration import default_timezone
 from airflow_provider_seedance.ledger.spending import spend
 from airflow_provider_seedance.observability import metrics
 from airflow_provider_seedance.operators.base import SeedanceOperator
-from airflow_provider_seedance.submission.records import NO_REQUEST, Record, RecordState
 
+from .record_samples import ended
 from .rows import configured, recorded
 
 Connect = Callable[..., None]
@@ -87,16 +87,7 @@ def test_tokens_of_a_failed_render_are_billed_by_their_price() -> None:
 
 
 def test_a_failed_render_keeps_its_reported_cost_without_another_request() -> None:
-    record = Record(
-        state=RecordState.ENDED,
-        fingerprint=NO_REQUEST,
-        max_tries=0,
-        try_number=1,
-        generation_id="g1",
-        status=GenerationStatus.FAILED,
-        reported_credits=3.0,
-        reported_cost_usd=0.015,
-    )
-    end = record.known_end()
+    record = ended(1, status=GenerationStatus.FAILED, urls=(), credits=3.0, cost_usd=0.015)
+    end = replace(record, result=None).known_end()
     assert end is not None
     assert (end.credits, end.cost_usd) == (3.0, 0.015)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from operators.batch_runner import Batch
@@ -16,6 +17,7 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import read_time
 from airflow_provider_seedance.ledger import account
+from airflow_provider_seedance.polling import hub
 from airflow_provider_seedance.polling.duration_model import kind_of
 from airflow_provider_seedance.triggers.seedance import SeedanceBatchTrigger
 
@@ -75,8 +77,8 @@ def taught(seconds: float = 240.0) -> None:
         )
 
 
-def test_a_trigger_is_given_the_durations_of_earlier_renders(
-    task: DiscardingTask, caplog: pytest.LogCaptureFixture
+def test_a_trigger_and_a_worker_are_given_the_durations_of_earlier_renders(
+    task: DiscardingTask, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO")
     task.defer()
@@ -93,18 +95,9 @@ def test_a_trigger_is_given_the_durations_of_earlier_renders(
     end = read_time(task.ti.pushed["seedance_ends_at"])
     assert end is not None
     assert 150 < end.timestamp() - time.time() < 300
-
-
-def test_a_worker_that_waits_itself_has_them_too(
-    task: DiscardingTask, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from airflow_provider_seedance.polling import hub
-
-    task.execute()
-    taught()
     taught_kinds: list[Any] = []
     monkeypatch.setattr(hub._durations, "teach", lambda kind, durations: taught_kinds.append(durations))
-    task.ti.map_index = 7
+    task.ti.map_index = 8
     task.execute()
     assert taught_kinds == [(240.0,)]
 
@@ -112,16 +105,12 @@ def test_a_worker_that_waits_itself_has_them_too(
 def test_a_ledger_that_is_away_costs_no_render(
     task: DiscardingTask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(*_: Any) -> Any:
-        raise errors.SeedanceLedgerError("The ledger is away.")
-
-    monkeypatch.setattr(account, "_seconds", broken)
+    away = errors.SeedanceLedgerError("The ledger is away.")
+    monkeypatch.setattr(account, "_seconds", Mock(side_effect=away))
     task.defer()
     assert task.deferred.trigger.durations == []
-    assert (
-        "The ledger is away. The polls are planned without the durations of earlier renders."
-        in caplog.messages
-    )
+    message = "The ledger is away. The polls are planned without the durations of earlier renders."
+    assert message in caplog.messages
     assert task.resume()["status"] == "succeeded"
 
 

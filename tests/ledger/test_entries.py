@@ -45,13 +45,8 @@ def test_the_identity_of_a_task_instance() -> None:
 
 
 def test_the_columns_of_a_submission_that_has_ended() -> None:
-    defaults = {
-        "model": "requested",
-        "duration": "5",
-        "resolution": "720p",
-        "credits": 14,
-        "cost_usd": "0.07",
-    }
+    defaults = {"model": "requested", "duration": "5", "resolution": "720p", "credits": 14}
+    defaults |= {"cost_usd": "0.07"}
     made = generation(1, usage={"output_tokens": 7}, credits=12, cost_usd=None, resolution=None)
     record = rec.as_submitted(intent("a", **defaults), made, NOW, synchronous=True)
     found = columns(record)
@@ -84,6 +79,12 @@ def test_the_columns_of_a_submission_that_has_ended() -> None:
 
 def test_the_columns_of_a_key_without_a_submission() -> None:
     assert columns(None) == {"state": "not_submitted"}
+    submitted = {
+        state: LedgerEntry("a.0", record=rec.replace(intent(), state=state)).was_submitted
+        for state in rec.RecordState
+    }
+    assert [state.value for state, was in submitted.items() if not was] == ["not_submitted"]
+    assert not LedgerEntry("a.0", record=None).was_submitted
     assert columns(intent(), result={"model": "m"})["model"] == "m"
 
 
@@ -134,12 +135,6 @@ def test_the_columns_of_the_details(prompts: bool, prompt: str | None) -> None:
     assert text.endswith("ab") is prompts
 
 
-@pytest.mark.parametrize(("state", "submitted"), [("intent", True), ("not_submitted", False), (None, False)])
-def test_what_was_submitted(state: str | None, submitted: bool) -> None:
-    record = rec.replace(intent(), state=rec.RecordState(state)) if state else None
-    assert LedgerEntry("a.0", record=record).was_submitted is submitted
-
-
 # ---------------------------------------------------------------------- results
 
 
@@ -156,14 +151,8 @@ def test_what_was_submitted(state: str | None, submitted: bool) -> None:
 def test_a_link_without_what_signs_it(url: str, public: str) -> None:
     found = entries.public_result({"urls": [url], "url": url, "last_frame_url": url, "seed": 5})
     assert found == {"urls": [public], "url": public, "last_frame_url": public, "seed": 5}
-
-
-def test_a_result_without_links() -> None:
-    assert entries.public_result({"urls": None, "last_frame_url": None}) == {
-        "urls": [],
-        "url": None,
-        "last_frame_url": None,
-    }
+    without = {"urls": [], "url": None, "last_frame_url": None}
+    assert entries.public_result({"urls": None, "last_frame_url": None}) == without
 
 
 @pytest.mark.usefixtures("new_ledger")
@@ -195,9 +184,5 @@ def test_signed_links_are_read_with_any_of_the_keys(
     stored = entries.stored_result({"urls": ["https://m.example/u?sig=1"]})["sealed_result"]
     assert "m.example" not in stored
     monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", keys)
+    assert keys or entries.stored_result({"urls": ["https://m.example/u?sig=1"]}) == {}
     assert (entries._unseal(stored) is not None) is found
-
-
-def test_without_a_key_no_signed_link_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "")
-    assert entries.stored_result({"urls": ["https://m.example/u?sig=1"]}) == {}

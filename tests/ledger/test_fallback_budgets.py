@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from operators.fallback_task import FALLBACK, PRIMARY, ConnectTo, FallbackTask, connect_to
+from operators.fallback_task import FALLBACK, PRIMARY, FallbackTask, connect_to
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
@@ -14,7 +15,10 @@ from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigge
 
 from .rows import recorded
 
+Budgets = Callable[..., None]
+
 API = "seedanceapi-v1"
+NO_BUDGET: dict[str, Any] = {}
 NONE_LEFT = {"prices": [{"credits": 10}], "budgets": [{"credits": 15, "per": "month"}]}
 RENEWS_EACH_HOUR = {"prices": [{"credits": 10}], "budgets": [{"credits": 15, "per": "hour"}]}
 
@@ -24,15 +28,21 @@ def task(
     services: SeedanceEmulator,
     start_emulator: Callable[..., SeedanceEmulator],
     connect: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
     ledger: Path,
 ) -> FallbackTask:
     return FallbackTask(services, start_emulator(), connect)
 
 
 @pytest.fixture
-def connect_both(monkeypatch: pytest.MonkeyPatch) -> ConnectTo:
-    return connect_to(monkeypatch)
+def budgets(task: FallbackTask, monkeypatch: pytest.MonkeyPatch) -> Budgets:
+    """Connect both services with these budgets."""
+
+    def connect_both(primary: dict[str, Any], fallback: dict[str, Any] = NO_BUDGET) -> None:
+        connect = connect_to(monkeypatch)
+        connect(PRIMARY, task.primary, API, **primary)
+        connect(FALLBACK, task.fallback, API, **fallback)
+
+    return connect_both
 
 
 def use_up(task: FallbackTask, conn_id: str) -> None:
@@ -42,11 +52,8 @@ def use_up(task: FallbackTask, conn_id: str) -> None:
     task.ti.run_id = "run"
 
 
-def test_the_next_connection_renders_what_a_budget_refuses(
-    task: FallbackTask, connect_both: ConnectTo
-) -> None:
-    connect_both(PRIMARY, task.primary, API, **NONE_LEFT)
-    connect_both(FALLBACK, task.fallback, API)
+def test_the_next_connection_renders_what_a_budget_refuses(task: FallbackTask, budgets: Budgets) -> None:
+    budgets(NONE_LEFT)
     use_up(task, PRIMARY)
     task.op = None
     trigger = task.defer().trigger
@@ -59,10 +66,9 @@ def test_the_next_connection_renders_what_a_budget_refuses(
 
 @pytest.mark.parametrize("on_budget", ["fail", "wait"])
 def test_the_budget_that_renews_first_is_waited_for_if_all_are_used_up(
-    task: FallbackTask, connect_both: ConnectTo, on_budget: str
+    task: FallbackTask, budgets: Budgets, on_budget: str
 ) -> None:
-    connect_both(PRIMARY, task.primary, API, **NONE_LEFT)
-    connect_both(FALLBACK, task.fallback, API, **RENEWS_EACH_HOUR)
+    budgets(NONE_LEFT, RENEWS_EACH_HOUR)
     use_up(task, PRIMARY)
     use_up(task, FALLBACK)
     arguments = {"seedance_conn_id": [PRIMARY, FALLBACK], "on_budget": on_budget}
@@ -77,11 +83,8 @@ def test_the_budget_that_renews_first_is_waited_for_if_all_are_used_up(
     assert task.posts_at == (1, 1)
 
 
-def test_the_row_is_billed_to_the_connection_that_took_it(
-    task: FallbackTask, connect_both: ConnectTo
-) -> None:
-    connect_both(PRIMARY, task.primary, API, **RENEWS_EACH_HOUR)
-    connect_both(FALLBACK, task.fallback, API, **RENEWS_EACH_HOUR)
+def test_the_row_is_billed_to_the_connection_that_took_it(task: FallbackTask, budgets: Budgets) -> None:
+    budgets(RENEWS_EACH_HOUR, RENEWS_EACH_HOUR)
     task.primary.fault("refuse", status=402)
     task.defer()
     assert task.posts_at == (1, 1)
@@ -94,9 +97,9 @@ def test_the_row_is_billed_to_the_connection_that_took_it(
 
 
 def test_a_render_that_failed_unseen_leaves_the_budget_to_its_retry(
-    task: FallbackTask, connect_both: ConnectTo
+    task: FallbackTask, budgets: Budgets
 ) -> None:
-    connect_both(PRIMARY, task.primary, API, **NONE_LEFT)
+    budgets(NONE_LEFT)
     task.defer(seedance_conn_id=PRIMARY)  # the deferral is lost
     task.primary.fail(task.primary.ledger.submissions[0].generation_id, "no")
     task.ti.retry()
@@ -105,9 +108,9 @@ def test_a_render_that_failed_unseen_leaves_the_budget_to_its_retry(
 
 
 def test_a_budget_that_rules_out_a_resubmission_says_that_the_first_one_may_be_billed(
-    task: FallbackTask, connect_both: ConnectTo
+    task: FallbackTask, budgets: Budgets
 ) -> None:
-    connect_both(PRIMARY, task.primary, API, **NONE_LEFT)
+    budgets(NONE_LEFT)
     task.primary.fault("drop_reply")
     with pytest.raises(errors.SeedanceUncertainSubmitError, match="would exceed the budget") as caught:
         task.defer(seedance_conn_id=PRIMARY, on_uncertain_submit="resubmit")

@@ -11,40 +11,27 @@ import pytest
 from support import Store, TaskInstance
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.generations import GenerationStatus
 from airflow_provider_seedance.ledger.tables import REVISION
 from airflow_provider_seedance.ledger.task_state import TaskStateStore
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.store import GENERATION_KEY
 from airflow_provider_seedance.version_compat import COMMAND_WORDS
 
-from .record_samples import DETAILS, generation, later, submitted
+from .record_samples import DETAILS, RECORDS, generation, later, submitted
 from .record_samples import same_ended as ended
 from .record_samples import same_intent as intent
 from .sent_statements import statements
 
 Open = Callable[..., Any]
 
+pytestmark = pytest.mark.usefixtures("ledger")
+
 
 # ---------------------------------------------------------------------- records
 
 
-@pytest.mark.parametrize(
-    "record",
-    [
-        intent(credits=14, model="m"),
-        rec.replace(intent(), state=rec.RecordState.UNCERTAIN, ti_id="1"),
-        rec.replace(intent(), state=rec.RecordState.NOT_SUBMITTED),
-        submitted(intent()),
-        ended(1),
-        ended(2, status=GenerationStatus.FAILED, urls=()),
-        ended(
-            3, rec.Failure(kind="failed", error="GPU on fire", final=True), urls=("https://m.example/3.mp4",)
-        ),
-    ],
-    ids=lambda record: record.state.value,
-)
-def test_a_record_is_read_as_it_was_written(ledger: Path, open_ledger: Open, record: rec.Record) -> None:
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.state.value)
+def test_a_record_is_read_as_it_was_written(open_ledger: Open, record: rec.Record) -> None:
     store = open_ledger()
     store.register(["a.0", "b.0"])
     store.update("a.0", record)
@@ -53,7 +40,7 @@ def test_a_record_is_read_as_it_was_written(ledger: Path, open_ledger: Open, rec
     assert store.durable
 
 
-def test_a_submission_is_a_row_of_its_own(ledger: Path, open_ledger: Open) -> None:
+def test_a_submission_is_a_row_of_its_own(open_ledger: Open) -> None:
     first, second = ended(1), later(30, earlier_credits=14.0)
     store = open_ledger()
     store.write(GENERATION_KEY, first)
@@ -68,9 +55,7 @@ def test_a_submission_is_a_row_of_its_own(ledger: Path, open_ledger: Open) -> No
 @pytest.mark.parametrize(
     "previous", [submitted(intent()), rec.replace(intent(), state=rec.RecordState.UNCERTAIN)]
 )
-def test_a_rejected_submission_restores_the_record_before(
-    ledger: Path, open_ledger: Open, previous: rec.Record
-) -> None:
+def test_a_rejected_submission_restores_the_record_before(open_ledger: Open, previous: rec.Record) -> None:
     store = open_ledger()
     store.write(GENERATION_KEY, previous)
     store.write_intent(GENERATION_KEY, later(30), DETAILS)
@@ -82,7 +67,7 @@ def test_a_rejected_submission_restores_the_record_before(
     assert len(store._entries[GENERATION_KEY]) == 2
 
 
-def test_two_processes_cannot_submit_at_once(ledger: Path, open_ledger: Open) -> None:
+def test_two_processes_cannot_submit_at_once(open_ledger: Open) -> None:
     for before in (None, rec.replace(later(1), state=rec.RecordState.NOT_SUBMITTED)):
         if before:
             open_ledger().write("b.0", before)
@@ -102,7 +87,7 @@ def test_two_processes_cannot_submit_at_once(ledger: Path, open_ledger: Open) ->
 
 
 def test_tasks_maps_and_passes_have_records_of_their_own(
-    ledger: Path, open_ledger: Open, monkeypatch: pytest.MonkeyPatch
+    open_ledger: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     open_ledger().write(GENERATION_KEY, ended(1))
     assert open_ledger(TaskInstance(map_index=0)).records() == {}
@@ -115,7 +100,7 @@ def test_tasks_maps_and_passes_have_records_of_their_own(
 
 
 def test_records_from_before_the_ledger_are_taken_over(
-    ledger: Path, open_ledger: Open, caplog: pytest.LogCaptureFixture
+    open_ledger: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     state = Store()
@@ -162,7 +147,7 @@ def test_what_could_not_be_written_travels_with_the_deferral(
 
 @pytest.mark.parametrize("known", [None, ended(1)])
 def test_what_a_deferral_carried_does_not_replace_what_the_ledger_knows_since(
-    ledger: Path, open_ledger: Open, known: rec.Record | None
+    open_ledger: Open, known: rec.Record | None
 ) -> None:
     carried = rec.replace(submitted(intent()), intended_at=ended(1).intended_at)
     if known:
@@ -198,9 +183,7 @@ def test_a_ledger_that_cannot_be_used_is_not_empty(
     assert caught.value.retry_helps
 
 
-def test_a_ledger_of_a_newer_release_is_refused(
-    ledger: Path, open_ledger: Open, reopen: Callable[[], None]
-) -> None:
+def test_a_ledger_of_a_newer_release_is_refused(open_ledger: Open, reopen: Callable[[], None]) -> None:
     store = open_ledger()
     store.load()
     with store._database.transaction() as connection:
@@ -214,7 +197,7 @@ def test_a_ledger_of_a_newer_release_is_refused(
     )
 
 
-def test_a_damaged_row_is_not_an_empty_one(ledger: Path, open_ledger: Open) -> None:
+def test_a_damaged_row_is_not_an_empty_one(open_ledger: Open) -> None:
     store = open_ledger()
     store.write(GENERATION_KEY, ended(1))
     with store._database.transaction() as connection:
@@ -240,7 +223,7 @@ def test_a_damaged_row_is_not_an_empty_one(ledger: Path, open_ledger: Open) -> N
     ],
 )
 def test_the_command_that_settles_a_submission(
-    ledger: Path, open_ledger: Open, map_index: int, loop: int | None, key: str, words: str
+    open_ledger: Open, map_index: int, loop: int | None, key: str, words: str
 ) -> None:
     context = {} if loop is None else {"loop": SimpleNamespace(index=loop)}
     command = open_ledger(TaskInstance(map_index=map_index), **context).resolve_command(key)
@@ -253,7 +236,6 @@ def test_the_command_that_settles_a_submission(
 def test_the_file_contains_no_signature_and_prompts_only_if_wanted(
     ledger: Path, open_ledger: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = open_ledger()
     for key, prompts in (("a.0", "True"), ("b.0", "False")):
         monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER_PROMPTS", prompts)
         store = open_ledger()
@@ -270,9 +252,7 @@ def test_the_file_contains_no_signature_and_prompts_only_if_wanted(
     assert open_ledger().read("a.0").result == ended(1, **signed).result
 
 
-def test_without_a_key_signed_links_are_left_out(
-    ledger: Path, open_ledger: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_key_signed_links_are_left_out(open_ledger: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "")
     store = open_ledger()
     store.write("a.0", ended(1))
@@ -287,7 +267,7 @@ def test_without_a_key_signed_links_are_left_out(
 # ---------------------------------------------------------------------- statements
 
 
-def test_a_batch_is_loaded_with_one_query(ledger: Path, open_ledger: Open) -> None:
+def test_a_batch_is_loaded_with_one_query(open_ledger: Open) -> None:
     keys = [f"{number:05}.0" for number in range(500)]
     open_ledger().register(keys)
     store = open_ledger()

@@ -32,6 +32,8 @@ def test_the_next_clear_pays_once(task: DiscardingTask) -> None:
     first = task.execute()["generation_id"]
     for _ in range(2):  # a double click
         decide(first)
+    task.retry()
+    assert task.execute()["generation_id"] == first  # an automatic retry pays nothing
     task.clear()
     second = task.execute()["generation_id"]
     assert (second != first, task.posts) == (True, 2)
@@ -72,13 +74,6 @@ def test_a_void_decision_pays_nothing(task: DiscardingTask, hours: float | None)
     task.clear()
     assert task.execute()["generation_id"] == first
     assert task.posts == 1
-
-
-def test_an_automatic_retry_pays_nothing(task: DiscardingTask) -> None:
-    first = task.execute()["generation_id"]
-    decide(first)
-    task.retry()
-    assert task.execute()["generation_id"] == first
 
 
 def test_only_a_render_that_succeeded(task: DiscardingTask) -> None:

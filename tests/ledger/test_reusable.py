@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +17,8 @@ from airflow_provider_seedance.submission.store import ReuseSearch
 
 from . import record_samples as samples
 from .rows import NOON, add, configured, row
+
+pytestmark = pytest.mark.usefixtures("ledger")
 
 TASK = TaskIdentity(namespace="default", dag_id="ads", run_id="run", task_id="video", map_index=9)
 
@@ -50,7 +51,7 @@ def find(rows: list[dict[str, Any]], *, scope: Any = "any", unusable: Any = (), 
         return find_reusable(connection, TASK, key, search)
 
 
-def test_the_record_of_a_reuse(ledger: Path) -> None:
+def test_the_record_of_a_reuse() -> None:
     found = find([paid()])
     assert found == rec.replace(
         MINE,
@@ -85,15 +86,15 @@ def test_the_record_of_a_reuse(ledger: Path) -> None:
     ],
     ids=str,
 )
-def test_what_is_reused(ledger: Path, changes: dict[str, Any], found: bool) -> None:
+def test_what_is_reused(changes: dict[str, Any], found: bool) -> None:
     assert bool(find([paid(**changes)])) is found
 
 
-def test_a_search_in_the_dag(ledger: Path) -> None:
+def test_a_search_in_the_dag() -> None:
     assert find([paid(0, dag_id="films"), paid(1, age=2 * OLD)], scope="dag").generation_id == "g-1"
 
 
-def test_another_task_that_submits_now(ledger: Path) -> None:
+def test_another_task_that_submits_now() -> None:
     with pytest.raises(errors.SeedanceRateLimitError) as caught:
         find([paid(age=RECENT, **LOST)])
     assert caught.value.message == "Task 'video' of run 'run' of Dag 'ads' is submitting the same request."
@@ -105,30 +106,28 @@ def test_another_task_that_submits_now(ledger: Path) -> None:
     [({}, {**IN_FLIGHT, "age": RECENT}), ({"age": RECENT}, {}), (IN_FLIGHT, {**LOST, "age": RECENT})],
     ids=["succeeded", "latest", "with an id"],
 )
-def test_which_of_several_is_reused(ledger: Path, first: dict[str, Any], second: dict[str, Any]) -> None:
+def test_which_of_several_is_reused(first: dict[str, Any], second: dict[str, Any]) -> None:
     assert find([paid(2, **second), paid(1, **first), paid(3, **second)]).generation_id == "g-1"
 
 
 @pytest.mark.parametrize(
     ("count", "age", "found"), [(0, OLD, "g-0"), (1, OLD, "g-1"), (3, OLD, None), (3, RECENT, "g-3")]
 )
-def test_generations_that_are_gone_are_passed_over(
-    ledger: Path, count: int, age: timedelta, found: str | None
-) -> None:
+def test_generations_that_are_gone_are_passed_over(count: int, age: timedelta, found: str | None) -> None:
     rows = [paid(number, age + timedelta(seconds=number)) for number in range(5)]
     reused = find(rows, unusable=[f"g-{number}" for number in range(count)])
     assert (reused.generation_id if reused else None) == found
 
 
 @pytest.mark.parametrize(("key", "found"), [("a.0", "g-0"), ("b.0", None)])
-def test_items_of_a_batch_reuse_different_generations(ledger: Path, key: str, found: str | None) -> None:
+def test_items_of_a_batch_reuse_different_generations(key: str, found: str | None) -> None:
     mine = {**paid(9, record_key="a.0", reuse_key=None), "generation_id": "g-0"}
     assert mine["instance"] == TASK.instance
     reused = find([paid(0), mine], key=key)
     assert (reused.generation_id if reused else None) == found
 
 
-@pytest.mark.parametrize("search", [None, ReuseSearch(scope="any", intents={})])
-def test_without_a_search_nothing_is_read(search: ReuseSearch | None) -> None:
+def test_without_a_search_nothing_is_read() -> None:
     connection: Any = None
-    assert find_reusable(connection, TASK, "a.0", search) is None
+    for search in (None, ReuseSearch(scope="any", intents={})):
+        assert find_reusable(connection, TASK, "a.0", search) is None

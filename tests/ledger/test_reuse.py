@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,16 +22,13 @@ from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.store import GENERATION_KEY, ReuseSearch, SubmissionDetails
 
 from . import record_samples as samples
-from .reusing_task import Task, posts
+from .reusing_task import Task, posts, waiting_pair
 from .rows import configured, recorded
 
 Connect = Callable[..., None]
+Batches = Callable[[int], Batch]
 
-
-@pytest.fixture
-def services(services: SeedanceEmulator, connect: Connect, ledger: Path) -> SeedanceEmulator:
-    connect("seedanceapi-v1")
-    return services
+pytestmark = pytest.mark.usefixtures("connected")
 
 
 def total() -> Any:
@@ -78,30 +74,22 @@ def test_another_request_or_connection_is_not_the_same(
     assert posts(services) == 2
 
 
-def test_an_output_that_is_gone_is_paid_for_again(services: SeedanceEmulator) -> None:
-    paid = Task(1).run()
-    services.forget(paid["generation_id"])
-    assert Task(2).run()["reused_from"] is None
-    assert posts(services) == 2
-
-
-@pytest.mark.parametrize("end", ["fail", "expire", "cancel_remote"])
-def test_a_render_that_did_not_succeed_is_never_reused(services: SeedanceEmulator, end: str) -> None:
-    services.hold()
+@pytest.mark.parametrize("fate", ["fail", "expire", "cancel_remote", "forget", "uncertain"])
+def test_what_cannot_be_delivered_is_paid_for_again(services: SeedanceEmulator, fate: str) -> None:
     payer = Task(1)
-    message = {"message": "no"} if end == "fail" else {}
-    getattr(services, end)(payer.defer().trigger.generation_id, **message)
-    services.release()
-    with pytest.raises(errors.SeedanceError):
-        payer.resume()
-    assert Task(2).run()["reused_from"] is None
-    assert posts(services) == 2
-
-
-def test_an_uncertain_submission_is_never_reused(services: SeedanceEmulator) -> None:
-    services.fault("drop_reply")
-    with pytest.raises(errors.SeedanceUncertainSubmitError):
-        Task(1).run()
+    if fate == "forget":
+        services.forget(payer.run()["generation_id"])
+    elif fate == "uncertain":
+        services.fault("drop_reply")
+        with pytest.raises(errors.SeedanceUncertainSubmitError):
+            payer.run()
+    else:
+        services.hold()
+        message = {"message": "no"} if fate == "fail" else {}
+        getattr(services, fate)(payer.defer().trigger.generation_id, **message)
+        services.release()
+        with pytest.raises(errors.SeedanceError):
+            payer.resume()
     assert Task(2).run()["reused_from"] is None
     assert posts(services) == 2
 
@@ -138,10 +126,8 @@ def test_without_a_ledger_it_is_refused(services: SeedanceEmulator, monkeypatch:
 
 
 def test_a_render_in_flight_is_waited_for(services: SeedanceEmulator) -> None:
-    services.hold()
-    first, second = Task(1), Task(2)
-    first.defer()
-    trigger = second.defer().trigger
+    first, second = waiting_pair(services)
+    trigger = second.deferred.trigger
     assert trigger.generation_id == first.deferred.trigger.generation_id
     assert (first.deferred.trigger.cancel_on_kill, trigger.cancel_on_kill) == (True, False)
     services.release()
@@ -151,48 +137,31 @@ def test_a_render_in_flight_is_waited_for(services: SeedanceEmulator) -> None:
     assert total() == (28, 0)
 
 
-def payer_fails(payer: Task) -> None:
+@pytest.mark.parametrize("payer_first", [True, False])
+def test_if_the_payer_fails_the_other_one_submits(services: SeedanceEmulator, payer_first: bool) -> None:
+    services.fault("fail", message="no")
+    payer, other = waiting_pair(services)
+    services.release()
+    got = None if payer_first else other.resume()
     with pytest.raises(errors.SeedanceGenerationFailedError):
         payer.resume()
-
-
-@pytest.mark.parametrize("order", [lambda *tasks: tasks, lambda *tasks: reversed(tasks)])
-def test_if_the_payer_fails_the_other_one_submits(services: SeedanceEmulator, order: Any) -> None:
-    services.hold()
-    services.fault("fail", message="no")
-    payer, other = Task(1), Task(2)
-    payer.defer()
-    other.defer()
-    services.release()
-    results = [payer_fails(payer) if task is payer else task.resume() for task in order(payer, other)]
-    got = next(result for result in results if result)
+    got = got or other.resume()
     assert (got["reused_from"], got["credits"]) == (None, 28)
     assert got["generation_id"] != payer.deferred.trigger.generation_id
     assert posts(services) == 2
 
 
-def test_a_retry_delivers_what_another_task_had_paid_for(services: SeedanceEmulator) -> None:
-    services.hold()
-    first, second = Task(1), Task(2)
-    first.defer()
-    second.defer()
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_retry_delivers_what_another_task_had_paid_for(services: SeedanceEmulator, cancelled: bool) -> None:
+    first, second = waiting_pair(services)
+    if cancelled:
+        services.cancel_remote(first.deferred.trigger.generation_id)
     services.release()
     second.ti.retry()
     got = second.run()
-    assert (got["credits"], got["reused_from"]["map_index"]) == (0, 1)
-    assert posts(services) == 1
-
-
-def test_a_retry_submits_if_the_payer_was_cancelled(services: SeedanceEmulator) -> None:
-    services.hold()
-    first, second = Task(1), Task(2)
-    first.defer()
-    second.defer()
-    services.cancel_remote(first.deferred.trigger.generation_id)
-    services.release()
-    second.ti.retry()
-    assert second.run()["reused_from"] is None
-    assert posts(services) == 2
+    payer = got["reused_from"] and got["reused_from"]["map_index"]
+    assert (got["credits"], payer) == ((28, None) if cancelled else (0, 1))
+    assert posts(services) == 1 + cancelled
 
 
 def intent(number: int, **changes: Any) -> Any:
@@ -214,17 +183,8 @@ def test_a_submission_without_an_id_is_waited_for(services: SeedanceEmulator) ->
     assert (other.generation_id, other.result_defaults["credits"]) == ("g1", 0)
 
 
-def test_an_intent_whose_worker_was_lost_is_not_waited_for(services: SeedanceEmulator) -> None:
-    intent(1, intended_at=samples.NOW)
-    _, record = intent(2)
-    assert record.state is rec.RecordState.INTENT
-
-
 def test_the_end_of_one_task_does_not_change_the_cost_of_the_other(services: SeedanceEmulator) -> None:
-    services.hold()
-    first, second = Task(1), Task(2)
-    first.defer()
-    second.defer()
+    first, _ = waiting_pair(services)
     services.release()
     paid = first.resume()
     record_end(Generation.from_result(paid))
@@ -265,36 +225,30 @@ def test_workers_that_submit_at_the_same_moment_pay_once(
 # ---------------------------------------------------------------------- batches
 
 
-def batch(services: SeedanceEmulator, connect: Connect, number: int) -> Batch:
-    made = Batch(services, connect)
-    made.ti = TaskInstance(map_index=number)
-    return made
-
-
-def test_a_batch_reuses_what_another_one_paid_for(services: SeedanceEmulator, connect: Connect) -> None:
-    first = batch(services, connect, 1).run(["a", "b", "b"], reuse="any")
+def test_a_batch_reuses_what_another_one_paid_for(services: SeedanceEmulator, batch: Batches) -> None:
+    first = batch(1).run(["a", "b", "b"], reuse="any")
     assert first["credits"] == 3 * 28  # identical requests of one list are distinct takes
-    second = batch(services, connect, 2).run(["b", "c"], reuse="any")
+    second = batch(2).run(["b", "c"], reuse="any")
     assert [one["credits"] for one in second["succeeded"]] == [0, 28]
     assert second["succeeded"][0]["reused_from"]["map_index"] == 1
     assert posts(services) == 4
 
 
 def test_identical_requests_of_a_batch_reuse_distinct_takes(
-    services: SeedanceEmulator, connect: Connect
+    services: SeedanceEmulator, batch: Batches
 ) -> None:
-    takes = batch(services, connect, 1).run(["a", "a"], reuse="any")["succeeded"]
-    got = batch(services, connect, 2).run(["a", "a", "a"], reuse="any")["succeeded"]
+    takes = batch(1).run(["a", "a"], reuse="any")["succeeded"]
+    got = batch(2).run(["a", "a", "a"], reuse="any")["succeeded"]
     assert sorted(one["credits"] for one in got) == [0, 0, 28]
     assert len({one["generation_id"] for one in got}) == 3
     assert {one["generation_id"] for one in takes} < {one["generation_id"] for one in got}
     assert posts(services) == 3
 
 
-def test_a_batch_submits_the_items_whose_payer_failed(services: SeedanceEmulator, connect: Connect) -> None:
+def test_a_batch_submits_the_items_whose_payer_failed(services: SeedanceEmulator, batch: Batches) -> None:
     services.hold()
     services.fault("fail", prompt="a", message="no")
-    payer, other = batch(services, connect, 1), batch(services, connect, 2)
+    payer, other = batch(1), batch(2)
     payer.defer(["a", "b"], reuse="any", on_item_failure="keep")
     other.before_resume = lambda deferred: services.release()
     result = other.run(["a", "b"], reuse="any")

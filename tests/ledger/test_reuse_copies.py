@@ -1,13 +1,15 @@
-"""Reuse of stored copies, of inputs with the same content, and of images that only a record has."""
+"""Reuse of stored copies, of inputs with the same content, and before limits, quotas and connections."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from operators.generation_task import make
+from helpers import set_submission_timing
+from operators.fallback_task import CONNECTIONS, FALLBACK, PRIMARY, connect_to
 from support import Store, TaskInstance, make_context
 from transfers.results import run
 from transfers.server import MediaServer, Reply
@@ -16,19 +18,19 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import Generation, VideoRequest
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
-from airflow_provider_seedance.ledger import stored_copy
+from airflow_provider_seedance.ledger import reusable, stored_copy
 from airflow_provider_seedance.operators.seedance import SeedreamGenerateImageOperator
+from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.submission.reuse import reuse_key
+from airflow_provider_seedance.submission.submitter import Submission
+from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger, SeedanceQuotaTrigger
 
-from .reusing_task import Task, posts
+from .reusing_task import Task, posts, waiting_pair
+from .rows import recorded
 
 Connect = Callable[..., None]
 
-
-@pytest.fixture
-def services(services: SeedanceEmulator, connect: Connect, ledger: Path) -> SeedanceEmulator:
-    connect("seedanceapi-v1")
-    return services
+pytestmark = pytest.mark.usefixtures("connected")
 
 
 @pytest.fixture
@@ -143,49 +145,153 @@ def test_an_image_that_only_a_record_has_is_reused(services: SeedanceEmulator, c
     assert posts(services) == 1
 
 
-def test_inputs_count_by_their_content(
-    services: SeedanceEmulator, connect: Connect, host: MediaServer
-) -> None:
-    connect("seedanceapi-v1", media_hosts=["127.0.0.1"])
-    first, same = host.put("/a.png", b"content"), host.put("/b.png", b"content")
-    other = host.put("/c.png", b"another")
-    Task(1, images=[first]).run()
-    assert Task(2, images=[f"{same}?Signature=2"]).run()["reused_from"]
-    assert Task(3, images=[other]).run()["reused_from"] is None
-    assert posts(services) == 2
+GONE = Reply(status=404, body=b"gone")
+PAGE = Reply(status=200, body=b"<p>", headers={"Content-Type": "text/html"})
 
 
 @pytest.mark.parametrize(
-    "reply",
-    [Reply(status=404, body=b"gone"), Reply(status=200, body=b"<p>", headers={"Content-Type": "text/html"})],
+    ("path", "reply", "same"),
+    [
+        ("/b.png?Signature=2", None, True),
+        ("/c.png", None, False),
+        ("/a.png", GONE, False),
+        ("/a.png", PAGE, False),
+    ],
+    ids=["same", "another", "not found", "a page"],
 )
-def test_inputs_that_cannot_be_read_are_never_the_same(
-    services: SeedanceEmulator, connect: Connect, host: MediaServer, reply: Reply
+def test_inputs_count_by_their_content(
+    services: SeedanceEmulator, connect: Connect, host: MediaServer, path: str, reply: Any, same: bool
 ) -> None:
     connect("seedanceapi-v1", media_hosts=["127.0.0.1"])
-    url = host.put("/a.png", b"content")
-    host.always["/a.png"] = reply
-    Task(1, images=[url]).run()
-    assert Task(2, images=[url]).run()["reused_from"] is None
-    assert posts(services) == 2
+    for name, content in (("/a.png", b"content"), ("/b.png", b"content"), ("/c.png", b"another")):
+        host.put(name, content)
+    host.always.update({"/a.png": reply} if reply else {})
+    Task(1, images=[host.url("/a.png")]).run()
+    assert bool(Task(2, images=[host.url(path)]).run()["reused_from"]) is same
+    assert posts(services) == (1 if same else 2)
 
 
 def test_links_in_extra_params_are_inputs_that_are_not_known(services: SeedanceEmulator) -> None:
-    settings = SeedanceHook().settings
-    request = VideoRequest(prompt="x", extra_params={"seed": 1})
-    assert reuse_key(request, settings, {})
-    linked = VideoRequest(prompt="x", extra_params={"reference": ["https://media.example/a.png"]})
-    assert reuse_key(linked, settings, {}) is None
+    for extra, known in (({"seed": 1}, True), ({"reference": ["https://media.example/a.png"]}, False)):
+        request = VideoRequest(prompt="x", extra_params=extra)
+        assert bool(reuse_key(request, SeedanceHook().settings, {})) is known
 
 
 def test_a_changed_request_leaves_the_reused_render(services: SeedanceEmulator) -> None:
-    services.hold()
-    Task(1).defer()
-    task = Task(2)
-    task.defer()
+    _, task = waiting_pair(services)
     services.release()
     task.ti.retry()
-    assert make(reuse="any", prompt="Another", deferrable=False, poll_interval=0.01).execute(task.context)[
-        "credits"
-    ]
+    assert task.run(prompt="Another")["credits"]
     assert posts(services) == 2
+
+
+# ---------------------------------------------------------------------- the order of a reuse
+
+
+def test_max_credits_does_not_refuse_what_is_reused(services: SeedanceEmulator) -> None:
+    Task(1).run()
+    assert Task(2).run(max_credits=1)["credits"] == 0
+    with pytest.raises(errors.SeedanceMaxCreditsError):
+        Task(3).run(max_credits=1, prompt="Another")
+    assert posts(services) == 1
+
+
+def test_the_shared_quota_is_not_used_by_what_is_reused(
+    services: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services.hold()
+    Task(1).defer()
+    monkeypatch.setattr(SharedQuota, "reserve", lambda self, now: 1800.0)
+    assert isinstance(Task(2).defer().trigger, SeedanceGenerationTrigger)
+    assert isinstance(Task(3, prompt="Another").defer().trigger, SeedanceQuotaTrigger)
+    assert posts(services) == 1
+
+
+def test_after_the_wait_for_another_task_the_shared_quota_counts(
+    services: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_submission_timing(monkeypatch, reuse_backoff=())
+    with monkeypatch.context() as lost:
+        lost.setattr(Submission, "_send", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            Task(1).run()
+    task = Task(2)
+    trigger = task.defer().trigger
+    assert isinstance(trigger, SeedanceQuotaTrigger)
+    assert trigger.seedance_conn_id is None
+    # The worker of the other task was lost.
+    monkeypatch.setattr(reusable, "MAX_SUBMISSION_SECONDS", 0)
+    monkeypatch.setattr(SharedQuota, "reserve", lambda self, now: 1800.0)
+    trigger = task.defer_again().trigger
+    assert isinstance(trigger, SeedanceQuotaTrigger)
+    assert trigger.seedance_conn_id
+    assert task.defer_again().trigger.generation_id
+    assert posts(services) == 1
+
+
+# ---------------------------------------------------------------------- several connections
+
+
+@pytest.fixture
+def fallback(
+    services: SeedanceEmulator,
+    start_emulator: Callable[..., SeedanceEmulator],
+    monkeypatch: pytest.MonkeyPatch,
+) -> SeedanceEmulator:
+    fallback = start_emulator()
+    connect_both = connect_to(monkeypatch)
+    connect_both(PRIMARY, services, "seedanceapi-v1")
+    connect_both(FALLBACK, fallback, "seedanceapi-v1")
+    return fallback
+
+
+def conn_ids() -> dict[int, str]:
+    return {row["map_index"]: row["conn_id"] for row in recorded()}
+
+
+@pytest.mark.parametrize("conn_id", CONNECTIONS)
+def test_a_render_of_any_connection_is_reused_before_the_first_is_tried(
+    services: SeedanceEmulator, fallback: SeedanceEmulator, conn_id: str
+) -> None:
+    paid = Task(1, seedance_conn_id=conn_id).run()
+    task = Task(2, seedance_conn_id=CONNECTIONS)
+    got = task.run()
+    assert (got["generation_id"], got["credits"]) == (paid["generation_id"], 0)
+    assert conn_ids() == {1: conn_id, 2: conn_id}
+    assert posts(services) + posts(fallback) == 1
+    task.ti.retry()
+    assert task.run() == got
+
+
+def test_a_render_in_flight_is_waited_for_at_the_connection_that_was_paid(
+    services: SeedanceEmulator, fallback: SeedanceEmulator
+) -> None:
+    fallback.hold()
+    first, second = Task(1, seedance_conn_id=FALLBACK), Task(2, seedance_conn_id=CONNECTIONS)
+    first.defer()
+    trigger: Any = second.defer().trigger
+    assert (trigger.seedance_conn_id, trigger.cancel_on_kill) == (FALLBACK, False)
+    fallback.release()
+    assert second.resume()["reused_from"]["map_index"] == 1
+    assert (posts(services), posts(fallback)) == (0, 1)
+
+
+def test_a_render_that_is_gone_at_one_connection_is_submitted_to_the_first(
+    services: SeedanceEmulator, fallback: SeedanceEmulator
+) -> None:
+    paid = Task(1, seedance_conn_id=FALLBACK).run()
+    fallback.forget(paid["generation_id"])
+    assert Task(2, seedance_conn_id=CONNECTIONS).run()["reused_from"] is None
+    assert (posts(services), posts(fallback)) == (1, 1)
+    assert conn_ids()[2] == PRIMARY
+
+
+def test_what_the_next_connection_renders_is_reused(
+    services: SeedanceEmulator, fallback: SeedanceEmulator
+) -> None:
+    services.fault("refuse", status=402)
+    paid = Task(1, seedance_conn_id=CONNECTIONS).run()
+    got = Task(2, seedance_conn_id=list(reversed(CONNECTIONS))).run()
+    assert (got["generation_id"], got["credits"]) == (paid["generation_id"], 0)
+    assert conn_ids() == {1: FALLBACK, 2: FALLBACK}
+    assert posts(fallback) == 1

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR
 from helpers import set_submission_timing, set_timing
 from operators.batch_runner import Batch
 from operators.fallback_task import FALLBACK, PRIMARY, connect_to
-from operators.generation_task import CALLED, Connect, fire, make
-from sqlalchemy import func, select, update
-from support import TaskInstance, deferral
+from operators.generation_task import CALLED, Connect
+from sqlalchemy import update
+from support import deferral
 from transfers.results import run as transfer
 
 from airflow_provider_seedance import exceptions as errors
@@ -26,13 +25,14 @@ from airflow_provider_seedance.client.media_client import MediaClient, MediaConn
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import utc_now
 from airflow_provider_seedance.ledger import reconciliation
-from airflow_provider_seedance.ledger.configuration import read_config
-from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.tables import submissions
 from airflow_provider_seedance.submission.submitter import Submission
 from airflow_provider_seedance.version_compat import TaskDeferralError
 
-from .reusing_task import Task, posts
+from .reusing_task import Task, posts, waiting_pair
+from .rows import configured, recorded
+
+Batches = Callable[[int], Batch]
 
 API = "seedanceapi-v1"
 
@@ -45,18 +45,17 @@ def _connected(
     connect(API, **CALLED)
 
 
-@pytest.fixture
-def batch(services: SeedanceEmulator, connect: Connect) -> Callable[[int], Batch]:
-    def new(number: int) -> Batch:
-        made = Batch(services, connect)
-        made.ti = TaskInstance(map_index=number)
-        return made
-
-    return new
+def let_a_worker_die(monkeypatch: pytest.MonkeyPatch, prompt: str) -> None:
+    """Let a worker die while it submits, and the tasks after it wait for it on no worker."""
+    set_submission_timing(monkeypatch, reuse_backoff=(0.0,))
+    with monkeypatch.context() as patch:
+        patch.setattr(Submission, "_post", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            Task(1, prompt=prompt).defer()
 
 
 def test_reused_items_do_not_hide_that_submissions_are_lost(
-    services: SeedanceEmulator, batch: Callable[[int], Batch]
+    services: SeedanceEmulator, batch: Batches
 ) -> None:
     batch(1).run(["r1", "r2", "r3"], reuse="any")
     before = posts(services)
@@ -68,7 +67,7 @@ def test_reused_items_do_not_hide_that_submissions_are_lost(
 
 @pytest.mark.parametrize("limit", ["max_credits", "budget", "renewing budget"])
 def test_a_limit_keeps_back_what_must_be_paid_for_and_not_what_is_reused(
-    services: SeedanceEmulator, connect: Connect, batch: Callable[[int], Batch], limit: str
+    services: SeedanceEmulator, connect: Connect, batch: Batches, limit: str
 ) -> None:
     batch(1).run(["b", "d"], reuse="any")
     before = posts(services)
@@ -82,12 +81,7 @@ def test_a_limit_keeps_back_what_must_be_paid_for_and_not_what_is_reused(
     second = batch(2)
     if limit == "renewing budget":
         second.defer(["a", "b", cheaper, "d"], **arguments, on_budget="wait")
-        stored = Database(read_config())
-        with stored.reading() as connection:
-            query = select(func.count()).where(
-                submissions.c.map_index == 2, submissions.c.generation_id.is_not(None)
-            )
-            assert connection.execute(query).scalar() == 2
+        assert len([row for row in recorded() if row["map_index"] == 2 and row["generation_id"]]) == 2
     else:
         result = second.run(["a", "b", cheaper, "d"], **arguments)
         assert [one["key"] for one in result["succeeded"]] == ["1", "3"]
@@ -96,20 +90,16 @@ def test_a_limit_keeps_back_what_must_be_paid_for_and_not_what_is_reused(
 
 
 def test_a_limit_does_not_end_a_batch_before_what_another_task_submits_is_reused(
-    services: SeedanceEmulator, batch: Callable[[int], Batch], monkeypatch: pytest.MonkeyPatch
+    services: SeedanceEmulator, batch: Batches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    set_submission_timing(monkeypatch, reuse_backoff=(0.0,))
-    with monkeypatch.context() as patch:
-        patch.setattr(Submission, "_post", killed)
-        with pytest.raises(_KilledError):
-            Task(1, prompt="same", reuse="any").defer()
+    let_a_worker_die(monkeypatch, "same")
     trigger = batch(2).defer(["a", "same"], reuse="any", max_credits=1, on_item_failure="keep").trigger
     assert trigger.submit_not_before > time.time()
     assert posts(services) == 0
 
 
 def test_the_error_of_a_limit_keeps_no_frames_of_the_items_that_meet_it(
-    batch: Callable[[int], Batch], monkeypatch: pytest.MonkeyPatch
+    batch: Batches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped: list[errors.SeedanceError] = []
     monkeypatch.setattr(results, "limit_notice", lambda _items, error: stopped.append(error) or "")
@@ -117,34 +107,20 @@ def test_the_error_of_a_limit_keeps_no_frames_of_the_items_that_meet_it(
     assert stopped[0].__traceback__ is None
 
 
-class _KilledError(BaseException):
-    pass
-
-
-def killed(*_: Any, **__: Any) -> Any:
-    raise _KilledError
-
-
 def test_an_item_that_another_task_submits_waits_alone(
-    services: SeedanceEmulator, batch: Callable[[int], Batch], monkeypatch: pytest.MonkeyPatch
+    services: SeedanceEmulator, batch: Batches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    set_submission_timing(monkeypatch, reuse_backoff=(0.0,))
+    let_a_worker_die(monkeypatch, "same")
     services.hold()
-    with monkeypatch.context() as patch:
-        patch.setattr(Submission, "_post", killed)
-        with pytest.raises(_KilledError):
-            Task(1, prompt="same", reuse="any").defer()
     trigger = batch(2).defer(["same", "b", "c", "d"], reuse="any").trigger
     assert posts(services) == len(trigger.generation_ids) == 3
     assert trigger.submit_not_before > time.time()
 
 
-def test_an_item_is_waited_for_from_its_reuse_on(
-    services: SeedanceEmulator, batch: Callable[[int], Batch]
-) -> None:
+def test_an_item_is_waited_for_from_its_reuse_on(services: SeedanceEmulator, batch: Batches) -> None:
     services.hold()
     Task(1, prompt="same", timeout=100).defer()
-    with Database(read_config()).transaction() as connection:
+    with configured().transaction() as connection:
         connection.execute(update(submissions).values(submitted_at=utc_now() - timedelta(hours=1)))
     trigger = batch(2).defer(["same"], reuse="any", timeout=60.0).trigger
     assert trigger.generations["deadline"][0] > time.time() + 30
@@ -152,19 +128,19 @@ def test_an_item_is_waited_for_from_its_reuse_on(
 
 @pytest.mark.parametrize("kind", ["deferred", "on the worker", "broken", "batch"])
 def test_the_deadline_of_a_reused_render_names_the_task_that_pays(
-    services: SeedanceEmulator, batch: Callable[[int], Batch], monkeypatch: pytest.MonkeyPatch, kind: str
+    services: SeedanceEmulator, batch: Batches, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     services.hold()
     Task(1, prompt="same").defer()
     if kind == "batch":
-        failed = batch(2).run(["same"], reuse="any", timeout=0.5, on_item_failure="keep")["failed"]
+        failed = batch(2).run(["same"], reuse="any", timeout=0.1, on_item_failure="keep")["failed"]
         message = failed[0]["error"]
     else:
-        task = Task(2, prompt="same", timeout=0.5)
+        task = Task(2, prompt="same", timeout=0.1)
         end = {"on the worker": task.run, "deferred": task.resume, "broken": task.break_trigger}[kind]
         if kind != "on the worker":
             task.defer()
-            time.sleep(0.5)
+            time.sleep(0.1)
         with pytest.raises((errors.SeedanceTimeoutError, errors.SeedanceServerError)) as caught:
             end()
         message = caught.value.message
@@ -175,7 +151,7 @@ def test_the_deadline_of_a_reused_render_names_the_task_that_pays(
 @pytest.mark.parametrize("kind", ["single", "batch"])
 def test_a_copy_whose_path_cannot_be_recorded_is_found_again(
     services: SeedanceEmulator,
-    batch: Callable[[int], Batch],
+    batch: Batches,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     kind: str,
@@ -198,15 +174,12 @@ def test_a_copy_whose_path_cannot_be_recorded_is_found_again(
 
 
 def test_outputs_that_cannot_be_read_for_now_are_reused(
-    services: SeedanceEmulator, batch: Callable[[int], Batch], monkeypatch: pytest.MonkeyPatch
+    services: SeedanceEmulator, batch: Batches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch(1).run(["a", "b"], reuse="any")
     before = posts(services)
-
-    def broken(*_: Any, **__: Any) -> Any:
-        raise MediaConnectionError("connection reset")
-
-    monkeypatch.setattr(MediaClient, "open", broken)
+    reset = MediaConnectionError("connection reset")
+    monkeypatch.setattr(MediaClient, "open", Mock(side_effect=reset))
     batch(2).run(["a", "b"], reuse="any")
     assert posts(services) == before
 
@@ -214,38 +187,26 @@ def test_outputs_that_cannot_be_read_for_now_are_reused(
 def test_a_reused_generation_need_not_be_listed(services: SeedanceEmulator) -> None:
     Task(1, prompt="same").run()
     Task(2, prompt="same").run()
-    database, now = Database(read_config()), utc_now()
+    database, now = configured(), utc_now()
     long_ago = now - timedelta(days=8)
     with database.transaction() as connection:
         connection.execute(
             update(submissions).where(submissions.c.map_index == 1).values(intended_at=long_ago)
         )
-    until = now + timedelta(minutes=1)
-    assert (
-        reconciliation.reconcile(
-            database, "default", "seedance_default", [], until - timedelta(days=1), until
-        )
-        == []
-    )
+    times = (now - timedelta(days=1), now + timedelta(minutes=1))
+    assert reconciliation.reconcile(database, "default", "seedance_default", [], *times) == []
 
 
 def test_the_id_of_a_render_that_failed_is_not_that_of_a_lost_submission(services: SeedanceEmulator) -> None:
-    services.hold()
-    first, second = Task(1), Task(2, use_callback=True)
-    first.defer()
-    second.defer()
+    first, second = waiting_pair(services, use_callback=True)
     services.fail(first.deferred.trigger.generation_id, message="no")
     services.fault("drop_reply")
-    event = json.loads(json.dumps(fire(second.deferred.trigger)))
-    kwargs = {**second.deferred.kwargs, "event": event}
-    operator = make(**second.arguments)
-    deferral(lambda: operator.resume_execution(second.deferred.method_name, kwargs, second.context))
-    failure = {"error": "Trigger failure", "traceback": ["boom"]}
+    deferral(lambda: second.resume(deferrable=True))
     with pytest.raises(TaskDeferralError):
-        make(**second.arguments).resume_execution(TRIGGER_FAIL_REPR, failure, second.context)
+        second.break_trigger()
     second.ti.retry()
     with pytest.raises(errors.SeedanceUncertainSubmitError):
-        make(**{**second.arguments, "use_callback": False}).execute(second.context)
+        second.run(use_callback=False)
     assert posts(services) == 2
 
 
@@ -262,25 +223,20 @@ def fallback(
     return other
 
 
+@pytest.mark.parametrize("refused", [False, True], ids=["no room", "refused"])
 def test_a_connection_that_is_passed_over_keeps_its_room(
-    services: SeedanceEmulator, fallback: SeedanceEmulator
+    services: SeedanceEmulator, fallback: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch, refused: bool
 ) -> None:
-    for emulator in (services, fallback):
-        emulator.hold()
-    for number in range(4):
+    if refused:
+        services.fault("rate_limit", retry_after=None)
+        monkeypatch.setattr(flows, "FALLBACK_AFTER_SECONDS", 0.0)
+    else:
+        services.hold()
+    fallback.hold()
+    count = 1 if refused else 4
+    for number in range(count):
         Task(number, prompt=str(number), reuse="task", seedance_conn_id=[PRIMARY, FALLBACK]).defer()
-    assert (posts(services), posts(fallback)) == (2, 2)
-    trigger = Task(99, prompt="a", reuse="task", seedance_conn_id=PRIMARY).defer().trigger
-    assert trigger.not_before < time.time() + 71
-
-
-def test_a_refused_connection_that_is_passed_over_keeps_its_room(
-    services: SeedanceEmulator, fallback: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    services.fault("rate_limit", retry_after=None)
-    monkeypatch.setattr(flows, "FALLBACK_AFTER_SECONDS", 0.0)
-    Task(1, reuse="task", seedance_conn_id=[PRIMARY, FALLBACK]).defer()
-    assert (posts(services), posts(fallback)) == (1, 1)
+    assert (posts(services), posts(fallback)) == ((1, 1) if refused else (2, 2))
     trigger = Task(99, prompt="a", reuse="task", seedance_conn_id=PRIMARY).defer().trigger
     assert trigger.not_before < time.time() + 71
 
@@ -303,23 +259,18 @@ def test_a_time_at_one_connection_is_no_time_at_another(
 
 
 def test_an_input_that_cannot_be_read_is_tried_once(
-    services: SeedanceEmulator, batch: Callable[[int], Batch], monkeypatch: pytest.MonkeyPatch
+    services: SeedanceEmulator, batch: Batches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened: list[str] = []
-
-    def broken(_: Any, url: str, *__: Any, **___: Any) -> Any:
-        opened.append(url)
-        raise MediaConnectionError("connection reset")
-
-    monkeypatch.setattr(MediaClient, "open", broken)
+    opened = Mock(side_effect=MediaConnectionError("connection reset"))
+    monkeypatch.setattr(MediaClient, "open", opened)
     requests = [{"prompt": prompt, "images": ["https://inputs.example/a.png"]} for prompt in "abc"]
     batch(2).defer(requests, reuse="any", on_item_failure="keep")
-    assert len(opened) == 1
+    assert opened.call_count == 1
     assert posts(services) == 3
 
 
 def test_a_reused_render_is_not_named_as_submitted_by_the_task(
-    services: SeedanceEmulator, batch: Callable[[int], Batch]
+    services: SeedanceEmulator, batch: Batches
 ) -> None:
     paid = batch(1).run(["a"], reuse="any")["succeeded"][0]["generation_id"]
     services.fault("refuse", prompt="bad")
@@ -331,11 +282,8 @@ def test_a_reused_render_is_not_named_as_submitted_by_the_task(
 def test_a_refusal_after_a_reused_render_failed_does_not_name_it_as_submitted_by_the_task(
     services: SeedanceEmulator,
 ) -> None:
-    services.hold()
     services.fault("fail", message="no")
-    first, second = Task(1), Task(2)
-    first.defer()
-    second.defer()
+    _, second = waiting_pair(services)
     services.release()
     services.fault("refuse")
     with pytest.raises(errors.SeedanceRequestError) as caught:

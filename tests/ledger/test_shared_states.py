@@ -29,6 +29,8 @@ from airflow_provider_seedance.polling.shared_quota import EXCHANGE_INTERVAL_SEC
 from .rows import configured
 from .sent_statements import statements
 
+pytestmark = pytest.mark.usefixtures("ledger")
+
 IDENTITY = ("https://vendor.example/v1", "digest-of-a-key")
 NOW = float(int(time.time()))
 LATER = NOW + EXCHANGE_INTERVAL_SECONDS
@@ -74,7 +76,7 @@ def test_a_machine_knows_the_headers_that_another_one_has_read(any_ledger: Any, 
     [((3, 600.0), 3), ((7, 601.0), 5), ((7, 900.0), 7), ((2, 60.0), 5)],
     ids=["same window, fewer", "same window, more", "later window", "earlier window"],
 )
-def test_the_later_window_counts(ledger: Path, on: On, known: tuple[int, float], expected: int) -> None:
+def test_the_later_window_counts(on: On, known: tuple[int, float], expected: int) -> None:
     with on("a"):
         learn(known[0], left=known[1])
         quota().exchange(NOW)
@@ -87,7 +89,7 @@ def test_the_later_window_counts(ledger: Path, on: On, known: tuple[int, float],
         assert quota().read(LATER).remaining == expected
 
 
-def test_a_machine_waits_behind_the_submissions_that_are_queued_on_another_one(ledger: Path, on: On) -> None:
+def test_a_machine_waits_behind_the_submissions_that_are_queued_on_another_one(on: On) -> None:
     with on("a"):
         quota().record_queue(NOW)
         quota().exchange(NOW)
@@ -95,7 +97,7 @@ def test_a_machine_waits_behind_the_submissions_that_are_queued_on_another_one(l
         assert quota().reserve(NOW) == POLICY.queue_lifetime
 
 
-def test_a_machine_exchanges_at_intervals(ledger: Path, on: On) -> None:
+def test_a_machine_exchanges_at_intervals(on: On) -> None:
     with statements("seedance_shared") as sent, on("a"):
         learn(9)
         for _ in range(5):
@@ -108,7 +110,7 @@ def test_a_machine_exchanges_at_intervals(ledger: Path, on: On) -> None:
         assert sent[4:] == ["SELECT", "UPDATE", "SELECT"]
 
 
-def test_namespaces_share_nothing(ledger: Path, on: On, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_namespaces_share_nothing(on: On, monkeypatch: pytest.MonkeyPatch) -> None:
     with on("a"):
         learn(0)
         quota().exchange(NOW)
@@ -128,27 +130,19 @@ def test_what_is_in_the_ledger(ledger: Path, connect: Callable[..., Any], on: On
     database = configured()
     with database.reading() as connection:
         rows = connection.execute(select(shared_states.c.name, shared_states.c.state)).all()
-    assert {name.partition("-")[0]: sorted(state) for name, state in rows} == {
-        "quota": ["limit", "remaining", "reset_at", "window"],
-    }
-    account.prune(database, "default", utc_now() - timedelta(days=1))
-    account.prune(database, "another", utc_now() + timedelta(days=1))
-    with database.reading() as connection:
-        assert len(connection.execute(select(shared_states)).all()) == 1
-    account.prune(database, "default", utc_now() + timedelta(days=1))
-    with database.reading() as connection:
-        assert connection.execute(select(shared_states)).all() == []
+    shown = {name.partition("-")[0]: sorted(state) for name, state in rows}
+    assert shown == {"quota": ["limit", "remaining", "reset_at", "window"]}
+    for namespace, days, left in (("default", -1, 1), ("another", 1, 1), ("default", 1, 0)):
+        account.prune(database, namespace, utc_now() + timedelta(days=days))
+        with database.reading() as connection:
+            assert len(connection.execute(select(shared_states)).all()) == left
 
 
 # ---------------------------------------------------------------------- a ledger that is away
 
 
-@pytest.fixture
-def away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_ledger_each_machine_counts_for_itself(on: On, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", "sqlite:////missing/ledger.db")
-
-
-def test_without_the_ledger_each_machine_counts_for_itself(away: None, on: On) -> None:
     with on("a"):
         learn(1)
         assert quota().reserve(NOW) == 0
@@ -203,9 +197,11 @@ def test_the_first_two_processes_write_one_row(postgres_ledger: Any) -> None:
 def test_a_connection_that_has_changed_is_read_again_after_an_error(
     ledger: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv(
-        "AIRFLOW_CONN_TEAM_LEDGER", json.dumps({"conn_type": "sqlite", "host": f"{tmp_path}/gone.db"})
-    )
+    def connect(path: object) -> None:
+        connection = json.dumps({"conn_type": "sqlite", "host": str(path)})
+        monkeypatch.setenv("AIRFLOW_CONN_TEAM_LEDGER", connection)
+
+    connect(tmp_path / "gone.db")
     monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", "team_ledger")
     changer = shared_state_changer()
     assert changer is not None
@@ -215,5 +211,5 @@ def test_a_connection_that_has_changed_is_read_again_after_an_error(
     connection.close()
     with pytest.raises(errors.SeedanceLedgerError):
         changer("n", lambda _: {"a": 1})
-    monkeypatch.setenv("AIRFLOW_CONN_TEAM_LEDGER", json.dumps({"conn_type": "sqlite", "host": str(ledger)}))
+    connect(ledger)
     assert changer("n", lambda _: {"b": 1}) == {"b": 1}

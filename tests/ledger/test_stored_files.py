@@ -26,9 +26,9 @@ from airflow_provider_seedance.submission import records as rec
 from . import record_samples as samples
 from .rows import NOON, add, generation, row
 
-RESULT = samples.generation(
-    0, generation_id="g-0", last_frame_url="https://m.example/l.png", expires_at=NOON
-).result()
+FRAME = {"last_frame_url": "https://m.example/l.png", "expires_at": NOON}
+RESULT = samples.generation(0, generation_id="g-0", **FRAME).result()
+MOVED = {"paths": ["file:///a.mp4"], "sha256": ["1"], "generation_id": "g-0"}
 
 
 def files(database: Database) -> dict[int, Any]:
@@ -42,15 +42,11 @@ def file(path: object, conn_id: str | None = None) -> dict[str, Any]:
 
 def test_files_are_written_into_the_rows_of_their_generations(database: Database) -> None:
     older = [file("file:///old.mp4")]
-    same = {"generation_id": "g-0"}
-    add(
-        database,
-        [row(0, stored_files=older), row(1, **same, namespace="n"), row(2, **same, api="fal"), row(3)],
-    )
-    moved = {"paths": ["file:///a.mp4"], "sha256": ["1"], **same}
-    record_stored_files([replace(generation("g-0"), reused_from={"dag_id": "d"})], moved, "aws")
+    unlike = [row(1, generation_id="g-0", namespace="n"), row(2, generation_id="g-0", api="fal"), row(3)]
+    add(database, [row(0, stored_files=older), *unlike])
+    record_stored_files([replace(generation("g-0"), reused_from={"dag_id": "d"})], MOVED, "aws")
     assert files(database)[0] == older  # another task may be copying it
-    record_stored_files([generation("g-0"), generation("g-3")], moved, "aws")
+    record_stored_files([generation("g-0"), generation("g-3")], MOVED, "aws")
     assert files(database) == {0: [file("file:///a.mp4", "aws")], 1: None, 2: None, 3: None}
 
 
@@ -94,13 +90,8 @@ def test_the_latest_copy_that_is_there_is_delivered(
     stored = [[file(f"file://{path}")] for path in paths] + [[file("odd://bucket/a.mp4")]]
     same = {"generation_id": "g-0", "result": RESULT}
     ends = [NOON.replace(hour=hour) for hour in range(4)]
-    add(
-        database,
-        [
-            row(number, **same, ended_at=end, stored_files=one)
-            for number, (end, one) in enumerate(zip(ends, stored, strict=True))
-        ],
-    )
+    copies = enumerate(zip(ends, stored, strict=True))
+    add(database, [row(number, **same, ended_at=end, stored_files=one) for number, (end, one) in copies])
     copy = find_copy(database, rec.replace(samples.intent(), generation_id="g-0"))
     assert copy is not None
     assert copy.urls == (f"file://{paths[1]}",)
@@ -142,9 +133,7 @@ def test_the_prompt_of_a_generation(database: Database, monkeypatch: pytest.Monk
         (read_prompt, "The prompt of generation g-0 is not read."),
         (record_end, "The end of generation g-0 is not recorded."),
         (
-            lambda one: record_stored_files(
-                [one], {"paths": ["p"], "sha256": ["1"], "generation_id": "g-0"}, None
-            ),
+            lambda one: record_stored_files([one], MOVED, None),
             "The library does not know where these files are stored.",
         ),
     ],

@@ -7,20 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from operators.batch_runner import Batch
 from operators.generation_task import fire
 from versions import ENDING_FROM_TRIGGERS, needs
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.cli import main
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from airflow_provider_seedance.ledger import record_end
+from airflow_provider_seedance.ledger import database, record_end
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.submission import decisions
+from airflow_provider_seedance.submission.submitter import Submission
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_2_PLUS
 
 from .discarding_task import DiscardingTask
 from .record_samples import attempt, generation, intent
 from .rows import recorded
+from .sent_statements import statements
 
 Connect = Callable[..., None]
 
@@ -37,74 +40,54 @@ def test_a_generation_is_delivered_again(task: DiscardingTask, again: str) -> No
 
 
 @pytest.mark.parametrize("again", ["clear", "run_again"])
-def test_another_generation_by_decision(task: DiscardingTask, again: str) -> None:
-    first = task.execute(on_clear="new")
-    getattr(task, again)()
-    assert task.execute(on_clear="new")["generation_id"] != first["generation_id"]
-    assert task.posts == 2
-
-
-@pytest.mark.parametrize("again", ["clear", "run_again"])
 def test_the_decision_outlives_a_rejected_submission(task: DiscardingTask, again: str) -> None:
-    first = task.execute(on_clear="new")
+    task.defer(on_clear="new")
+    first = task.resume()  # which is no clear
+    assert task.posts == 1
     getattr(task, again)()
     task.emulator.fault("refuse", status=402)
     with pytest.raises(errors.SeedanceInsufficientCreditsError):
         task.execute(on_clear="new")
     task.retry()
-    assert task.execute(on_clear="new")["generation_id"] != first["generation_id"]
+    second = task.execute(on_clear="new")
+    assert second["generation_id"] != first["generation_id"]
     task.retry()
-    task.execute(on_clear="new")
+    assert task.execute(on_clear="new") == second
     assert task.posts == 3
 
 
-def test_a_deferred_task_is_not_taken_for_a_cleared_one(task: DiscardingTask) -> None:
-    task.defer(on_clear="new")
-    assert task.resume()["status"] == "succeeded"
-    assert task.posts == 1
-
-
-def test_a_generation_in_flight_is_attached_to_after_a_clear(task: DiscardingTask) -> None:
-    task.emulator.hold()
-    task.defer()
-    task.clear()
-    task.emulator.release()
-    task.execute()
-    assert task.posts == 1
-
-
-@pytest.mark.parametrize("again", ["retry", "clear", "run_again"])
+@pytest.mark.parametrize(
+    ("again", "billed"), [("retry", True), ("clear", True), ("run_again", True), ("retry", False)]
+)
 def test_an_uncertain_submission_is_settled_by_a_person(
-    task: DiscardingTask, again: str, capsys: pytest.CaptureFixture[str]
+    task: DiscardingTask, again: str, billed: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task.emulator.fault("drop_reply")
     with pytest.raises(errors.SeedanceUncertainSubmitError) as caught:
         task.execute()
     assert f"`{RESOLVE} --generation-id ID`" in caught.value.message
     (made,) = task.emulator.ledger.submissions
-    main(["ledger", "resolve", "dag", "run", "task", "--generation-id", made.generation_id])
-    assert made.generation_id in capsys.readouterr().out
+    fate = ["--generation-id", made.generation_id] if billed else ["--not-billed"]
+    main(["ledger", "resolve", "dag", "run", "task", *fate])
+    assert not billed or made.generation_id in capsys.readouterr().out
     getattr(task, again)()
-    assert task.execute()["generation_id"] == made.generation_id
-    assert task.posts == 1
+    assert (task.execute()["generation_id"] == made.generation_id) is billed
+    assert task.posts == (1 if billed else 2)
 
 
-def test_the_command_is_named_where_max_credits_rules_out_a_resubmission(task: DiscardingTask) -> None:
-    task.emulator.fault("drop_reply")
+def test_the_command_is_named_in_every_error_about_an_uncertain_submission(
+    task: DiscardingTask, services: SeedanceEmulator, connect: Connect
+) -> None:
+    services.fault("drop_reply", times=2)
     with pytest.raises(errors.SeedanceUncertainSubmitError, match="raise the limit") as caught:
         task.execute(on_uncertain_submit="resubmit", max_credits=40)
     assert f"`{RESOLVE} --generation-id ID`" in caught.value.message
-
-
-def test_the_command_is_named_where_the_service_cannot_be_queried(
-    services: SeedanceEmulator, connect: Connect, ledger: Path
-) -> None:
     connect("ark")
-    services.fault("drop_reply")
     services.fault("cut", on="list", times=3)
-    with pytest.raises(errors.SeedanceConnectionError) as caught:
-        DiscardingTask(services).execute()
-    assert f"`{RESOLVE} --generation-id ID`" in caught.value.message
+    task.ti.task_id = "other"
+    with pytest.raises(errors.SeedanceConnectionError) as unknown:
+        task.execute()
+    assert f"`{RESOLVE.removesuffix('task')}other --generation-id ID`" in unknown.value.message
 
 
 def test_of_two_uncertain_submissions_of_a_task_the_latest_is_settled_first(task: DiscardingTask) -> None:
@@ -114,20 +97,11 @@ def test_of_two_uncertain_submissions_of_a_task_the_latest_is_settled_first(task
             task.execute()
         task.clear()
     first, second = task.emulator.ledger.submissions
-    for made in (second, first):
-        main(["ledger", "resolve", "dag", "run", "task", "--generation-id", made.generation_id])
+    for fate in (["--generation-id", second.generation_id], ["--not-billed"]):
+        main(["ledger", "resolve", "dag", "run", "task", *fate])
     found = {row["number"]: row["generation_id"] for row in recorded()}
-    assert found == {1: first.generation_id, 2: second.generation_id}
-
-
-def test_a_submission_that_was_not_billed_is_repeated_by_the_next_try(task: DiscardingTask) -> None:
-    task.emulator.fault("drop_reply")
-    with pytest.raises(errors.SeedanceUncertainSubmitError):
-        task.execute()
-    main(["ledger", "resolve", "dag", "run", "task", "--not-billed"])
-    task.retry()
-    task.execute()
-    assert task.posts == 2
+    assert found == {1: None, 2: second.generation_id}
+    assert first.generation_id not in found.values()
 
 
 def test_without_the_ledger_nothing_is_sent(task: DiscardingTask, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,14 +157,6 @@ def test_an_end_without_a_worker_is_recorded(task: DiscardingTask, monkeypatch: 
     assert (row["credits"], row["cost_usd"]) == (result["credits"], result["cost_usd"])
 
 
-def test_an_end_that_cannot_be_recorded_ends_the_task_all_the_same(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", "sqlite:////nowhere/at/all/ledger.db")
-    record_end(generation(1))
-    assert "is not recorded" in caplog.text
-
-
 def test_a_run_that_was_made_again_counts_as_cleared() -> None:
     record = decisions.Record.from_value({**intent().as_dict(), "ti_id": "a"})
     same = decisions.Attempt(**{**vars(attempt()), "ti_id": "a"})
@@ -198,3 +164,73 @@ def test_a_run_that_was_made_again_counts_as_cleared() -> None:
     later = decisions.Attempt(**{**vars(other), "try_number": 2})
     assert [decisions.is_cleared(record, each) for each in (same, other, later)] == [False, True, False]
     assert [decisions.is_of_this_try(record, each) for each in (same, other, later)] == [True, False, False]
+
+
+# ---------------------------------------------------------------------- statements, secrets and outages
+
+
+def test_a_submission_takes_four_statements_and_its_end_two(task: DiscardingTask) -> None:
+    with statements("seedance_submissions") as sent:
+        task.defer()
+    # The record of the task, the intent, the id, and what such renders took.
+    assert sent == ["SELECT", "INSERT", "UPDATE", "SELECT"]
+    with statements("seedance_submissions") as sent:
+        task.resume()
+    assert sent == ["SELECT", "UPDATE"]
+
+
+@pytest.mark.parametrize("fault", ["refuse", "fail"])
+def test_a_failed_item_keeps_no_signature(
+    services: SeedanceEmulator, connect: Callable[..., None], ledger: Path, fault: str
+) -> None:
+    batch = Batch(services, connect)
+    connect("seedanceapi-v1")
+    services.fault(fault, message="cannot read https://u:p4ss@bucket.example/a.png?X-Amz-Signature=deadbeef")
+    result = batch.run(["a", "b"], on_item_failure="keep")
+    assert "bucket.example/a.png" in result["failed"][0]["error"]
+    raw = b"".join(path.read_bytes() for path in ledger.parent.glob("ledger.db*"))
+    assert b"bucket.example/a.png" in raw
+    assert b"deadbeef" not in raw
+    assert b"p4ss" not in raw
+
+
+Connect = Callable[..., None]
+
+
+def test_a_render_survives_the_end_of_the_database(
+    services: SeedanceEmulator, connect: Connect, postgres_ledger: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect("seedanceapi-v1")
+    task = DiscardingTask(services)
+    send = Submission._send
+
+    def send_and_kill(self: Submission, *arguments: Any, **options: Any) -> Any:
+        outcome = send(self, *arguments, **options)
+        postgres_ledger.kill()
+        return outcome
+
+    with monkeypatch.context() as dying:
+        dying.setattr(Submission, "_send", send_and_kill)
+        task.defer()
+    with pytest.raises(errors.SeedanceLedgerError, match="team_ledger"):
+        DiscardingTask(services).execute()
+    assert task.posts == 1
+    postgres_ledger.launch()
+    result = task.resume()
+    assert [row["state"] for row in recorded()] == ["ended"]
+    task.retry()
+    assert task.execute()["generation_id"] == result["generation_id"]
+    assert task.posts == 1
+
+
+def test_a_process_goes_on_after_the_end_of_its_sessions(
+    postgres_ledger: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(database, "MAX_IDLE_SECONDS", 0)
+    record_end(generation(1))
+    sessions = "FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    with postgres_ledger.connect().cursor() as cursor:
+        cursor.execute(f"SELECT pg_terminate_backend(pid) {sessions}")
+        assert (True,) in cursor.fetchall()
+    record_end(generation(1))
+    assert "is not recorded" not in caplog.text

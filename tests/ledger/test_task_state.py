@@ -7,13 +7,13 @@ import logging
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from support import Store
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.callbacks.inbox import key_for, with_id
-from airflow_provider_seedance.generations import GenerationStatus
 from airflow_provider_seedance.ledger import task_state
 from airflow_provider_seedance.ledger.task_state import STATE_KEY, TaskStateStore
 from airflow_provider_seedance.submission import records as rec
@@ -21,7 +21,7 @@ from airflow_provider_seedance.submission import store as stores
 from airflow_provider_seedance.submission.store import GENERATION_KEY
 from airflow_provider_seedance.submission.timing import TIMING
 from airflow_provider_seedance.version_compat import never_expire
-from ledger.record_samples import NOW, ended, fingerprint, generation, intent
+from ledger.record_samples import RECORDS, ended, fingerprint, generation, intent
 
 ENDED = ended(1)
 
@@ -35,28 +35,7 @@ def loaded(accessor: Any, deferred: Any = None) -> TaskStateStore:
 # ---------------------------------------------------------------------- one record
 
 
-def test_a_new_store_is_empty() -> None:
-    store = TaskStateStore(Store())
-    assert store.read(GENERATION_KEY) is None
-    assert store.records() == {}
-    assert store.durable
-
-
-@pytest.mark.parametrize(
-    "record",
-    [
-        intent(),
-        rec.replace(intent(model="m"), state=rec.RecordState.UNCERTAIN),
-        rec.replace(intent(), state=rec.RecordState.NOT_SUBMITTED),
-        rec.as_submitted(
-            intent(credits=14), generation(1, status=GenerationStatus.RUNNING), NOW, synchronous=False
-        ),
-        ended(1),
-        ended(2, status=GenerationStatus.FAILED, urls=()),
-        ended(3, rec.Failure(kind="failed", error="GPU on fire", final=True)),
-    ],
-    ids=lambda record: record.state.value,
-)
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.state.value)
 @pytest.mark.parametrize("count", [1, 60])
 def test_a_record_is_read_as_it_was_written(record: rec.Record, count: int) -> None:
     accessor = Store()
@@ -65,12 +44,7 @@ def test_a_record_is_read_as_it_was_written(record: rec.Record, count: int) -> N
         store.update(f"a.{number}", record)
     store.flush()
     assert loaded(accessor).records() == {f"a.{number}": record for number in range(count)}
-
-
-def test_a_single_record_is_readable_json() -> None:
-    accessor = Store()
-    TaskStateStore(accessor).write(GENERATION_KEY, ENDED)
-    assert accessor.value == ENDED.as_dict()
+    assert store.durable
 
 
 def test_records_never_expire() -> None:
@@ -83,11 +57,7 @@ def test_records_never_expire() -> None:
 @pytest.mark.parametrize("error", [ConnectionError("away"), RuntimeError("404"), ValueError("odd")])
 def test_a_store_that_cannot_be_read_is_not_empty(error: Exception) -> None:
     accessor = Store(ENDED.as_dict())
-
-    def fail(what: str) -> None:
-        raise error
-
-    accessor.before = fail
+    accessor.before = Mock(side_effect=error)
     with pytest.raises(errors.SeedanceStateError) as caught:
         TaskStateStore(accessor).read(GENERATION_KEY)
     assert type(caught.value) is errors.SeedanceStateError
@@ -116,31 +86,25 @@ def test_a_store_that_cannot_be_read_is_not_overwritten() -> None:
     assert accessor.texts == before
 
 
-def test_the_id_of_a_billed_generation_is_written_with_retries(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("failures", "written"), [(3, True), (1000, False)])
+def test_the_id_of_a_billed_generation_is_written_with_retries(
+    caplog: pytest.LogCaptureFixture, failures: int, written: bool
+) -> None:
     accessor = Store()
-    accessor.break_down("set", times=3)
+    accessor.break_down("set", times=failures)
     slept: list[float] = []
     store = TaskStateStore(accessor, sleep=slept.append)
     with caplog.at_level(logging.ERROR, logger=stores.__name__):
-        assert store.write_with_retries(GENERATION_KEY, ENDED)
-    assert accessor.value == ENDED.as_dict()
-    assert slept == list(TIMING.write_backoff[:3])
-    assert len(caplog.records) == 3
-    for line in caplog.messages:
+        assert store.write_with_retries(GENERATION_KEY, ENDED) is written
+    assert accessor.value == (ENDED.as_dict() if written else None)
+    assert slept == list(TIMING.write_backoff[:failures])
+    *lines, last = caplog.messages if not written else [*caplog.messages, "a retry cannot find it"]
+    assert len(lines) == min(failures, len(TIMING.write_backoff))
+    assert "a retry cannot find it" in last
+    for line in lines:
         assert line.startswith(f"Generation {ENDED.generation_id} was submitted and is billed")
         assert "the API server is away" in line  # why
         assert line.endswith("Trying again.")
-
-
-def test_a_store_that_stays_away_never_raises(caplog: pytest.LogCaptureFixture) -> None:
-    accessor = Store()
-    accessor.break_down("set")
-    slept: list[float] = []
-    store = TaskStateStore(accessor, sleep=slept.append)
-    with caplog.at_level(logging.ERROR, logger=stores.__name__):
-        assert not store.write_with_retries(GENERATION_KEY, ENDED)
-    assert slept == list(TIMING.write_backoff)
-    assert "a retry cannot find it" in caplog.records[-1].message
 
 
 def test_callback_ids_are_read_under_the_nonce_of_the_submission(caplog: pytest.LogCaptureFixture) -> None:
@@ -275,26 +239,16 @@ def test_the_deferral_carries_unwritten_records(caplog: pytest.LogCaptureFixture
 def test_an_intent_that_could_not_be_written_is_in_no_later_write() -> None:
     accessor = Store()
     store = loaded(accessor)
-    store.register(["a.0", "b.0"])
-    accessor.break_down("set", times=1)
-    with pytest.raises(errors.SeedanceStateError):
-        store.write("a.0", intent())
-    store.write("b.0", intent("b"))
-    assert loaded(accessor).read("a.0") is None
-
-
-def test_an_intent_of_which_a_part_was_written_is_replaced_by_the_next_write() -> None:
-    accessor = Store()
-    store = loaded(accessor)
     keys = [f"{number}.0" for number in range(101)]
     store.register(keys)
     store.update(keys[0], ENDED)
+    # Of two values the first one is written.
     accessor.before = lambda what: accessor.break_down("set") if what == "set" else None
     with pytest.raises(errors.SeedanceStateError):
         store.write(keys[100], intent())
     assert loaded(accessor).read(keys[100]) is not None
     accessor.before = lambda what: None
-    store.flush()
+    store.write(keys[1], intent("b"))
     assert loaded(accessor).read(keys[100]) is None
 
 
@@ -304,24 +258,19 @@ def test_a_record_that_cannot_be_serialized_never_raises_after_the_submission() 
     assert not store.write_with_retries(GENERATION_KEY, rec.replace(ENDED, result={"usage": object()}))
 
 
-def test_a_deferred_record_does_not_replace_a_later_submission() -> None:
-    accessor = Store()
-    store = loaded(accessor)
-    earlier, later = intent(), replace(intent(), intended_at=datetime(2030, 1, 1, tzinfo=UTC))
-    store.write("a.0", rec.with_id(earlier, "gen-1"))
-    deferred = [json.loads(accessor.texts[STATE_KEY])]
-    store.write("a.0", later)
-    assert loaded(accessor, deferred).read("a.0") == later
+LATER = replace(intent(), intended_at=datetime(2030, 1, 1, tzinfo=UTC))
 
 
-def test_a_deferred_record_does_not_replace_one_that_knows_more() -> None:
+@pytest.mark.parametrize(("deferred", "known"), [(rec.with_id(intent(), "gen-1"), LATER), (intent(), ENDED)])
+def test_a_deferred_record_does_not_replace_one_that_is_later_or_knows_more(
+    deferred: rec.Record, known: rec.Record
+) -> None:
     accessor = Store()
     store = loaded(accessor)
-    store.register(["a.0"])
-    store.write("a.0", intent())
-    deferred = [json.loads(accessor.texts[STATE_KEY])]
-    store.write("a.0", ENDED)
-    assert loaded(accessor, deferred).read("a.0") == ENDED
+    store.write("a.0", deferred)
+    carried = [json.loads(accessor.texts[STATE_KEY])]
+    store.write("a.0", known)
+    assert loaded(accessor, carried).read("a.0") == known
 
 
 def test_orphans_are_submissions_of_requests_that_are_not_in_the_list() -> None:
@@ -349,44 +298,39 @@ def test_below_airflow_3_3_the_deferral_carries_all_records() -> None:
 # ---------------------------------------------------------------------- damage
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        {}, [], "", "text", 0, 7, False, {"groups": 1}, {"groups": 0, "records": {}},
-        {"groups": "1", "records": {}}, {"groups": 1, "records": []}, {"groups": 1, "records": {"a.0": []}},
-        {"groups": 1, "records": {"a.0": {}}},
-        {"groups": 1, "records": {"a.0": {**ENDED.as_dict(), "version": 2}}},
-        {"groups": 1, "records": {"a.0": {**ENDED.as_dict(), "generation_id": None}}},
-        {"groups": 1, "packed": 7}, {"groups": 1, "packed": "not base64"}, {"groups": 1, "packed": "AAAA"},
-        {"groups": 2, "records": {}},
-    ],
-)  # fmt: skip
-def test_records_that_cannot_be_understood_are_not_none(value: Any) -> None:
-    accessor = Store()
-    accessor.texts[STATE_KEY] = json.dumps(value)
-    with pytest.raises(errors.SeedanceRecordError, match="nothing was submitted") as caught:
-        loaded(accessor)
-    assert STATE_KEY in caught.value.message
-    assert not caught.value.retry_helps
+DAMAGED = "they were damaged, or written by something else"
+
+
+def readable(record: Any) -> dict[str, Any]:
+    return {"groups": 1, "records": {"a.0": record}}
 
 
 @pytest.mark.parametrize(
     ("value", "why"),
     [
+        *(
+            (value, DAMAGED)
+            for value in ({}, [], "", "text", 0, 7, False, {"groups": 1}, {"groups": 0, "records": {}})
+        ),
+        *(({"groups": 1, "packed": packed}, DAMAGED) for packed in (7, "not base64", "AAAA")),
+        *((readable(record), DAMAGED) for record in ([], {}, {**ENDED.as_dict(), "generation_id": None})),
+        ({"groups": "1", "records": {}}, DAMAGED),
+        ({"groups": 1, "records": []}, DAMAGED),
+        (readable({**ENDED.as_dict(), "version": 2}), "version 2"),
         ({"groups": 2, "records": {}}, "a part of them is missing"),
-        ({"groups": 0}, "they were damaged, or written by something else"),
-        ({"groups": 1, "packed": 7}, "they were damaged, or written by something else"),
     ],
 )
-def test_what_is_said_of_damage(value: Any, why: str) -> None:
+def test_records_that_cannot_be_understood_are_not_none(value: Any, why: str) -> None:
     accessor = Store()
     accessor.texts[STATE_KEY] = json.dumps(value)
     with pytest.raises(errors.SeedanceRecordError) as caught:
         loaded(accessor)
-    assert caught.value.message == (
-        f"The records of this task's earlier submissions cannot be understood ({why}); unreadable records are not the same "
-        "as none, so nothing was submitted. Look for the generations in the console of the service, then delete the states "
-        f"{STATE_KEY!r} … of this task instance."
+    assert not caught.value.retry_helps
+    before, _, after = caught.value.message.partition(why)
+    assert before.startswith("The records of this task's earlier submissions cannot be understood (")
+    assert after.endswith(
+        "); unreadable records are not the same as none, so nothing was submitted. Look for the generations in the "
+        f"console of the service, then delete the states {STATE_KEY!r} … of this task instance."
     )
 
 

@@ -25,7 +25,7 @@ from airflow_provider_seedance.operators.seedance import (
 )
 from airflow_provider_seedance.transfers.seedance_to_object_storage import SeedanceToObjectStorageOperator
 
-with_openlineage = pytest.mark.skipif(
+pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("openlineage") is None, reason="the OpenLineage provider is not installed"
 )
 
@@ -73,23 +73,20 @@ def written(reported: Any) -> dict[str, Any]:
     """Return lineage as the client of OpenLineage writes it."""
     from openlineage.client.serde import Serde
 
-    text = json.dumps(
-        {
-            "run": {name: Serde.to_dict(facet) for name, facet in reported.run_facets.items()},
-            "job": {name: Serde.to_dict(facet) for name, facet in reported.job_facets.items()},
-            "inputs": [Serde.to_dict(one) for one in reported.inputs],
-            "outputs": [Serde.to_dict(one) for one in reported.outputs],
-        }
-    )
+    def write(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: Serde.to_dict(facet) for name, facet in value.items()}
+        return [Serde.to_dict(one) for one in value]
+
+    places = {"run": "run_facets", "job": "job_facets", "inputs": "inputs", "outputs": "outputs"}
+    text = json.dumps({name: write(getattr(reported, place)) for name, place in places.items()})
     assert "topsecret" not in text
-    found: dict[str, Any] = json.loads(text)
-    return found
+    return json.loads(text)  # type: ignore[no-any-return]
 
 
 # ---------------------------------------------------------------------- generations
 
 
-@with_openlineage
 def test_a_single_generation() -> None:
     sent = written(lineage.of_generations(generation().result()))
     for place in ("run", "job"):
@@ -101,35 +98,25 @@ def test_a_single_generation() -> None:
     (output,) = sent["outputs"]
     assert (output["namespace"], output["name"]) == ("seedance://seedanceapi-v1", "gen-1")
     assert output["facets"][FACET]["credits"] == 14
-
-
-@with_openlineage
-def test_unknown_values_are_left_out() -> None:
-    result = generation(model=None, credits=None, cost_usd=None).result()
-    facet = written(lineage.of_generations(result))["run"][FACET]
+    unknown = generation(model=None, credits=None, cost_usd=None).result()
+    facet = written(lineage.of_generations(unknown))["run"][FACET]
     assert facet["generationIds"] == ["gen-1"]
     assert not {"model", "credits", "costUsd", "counts", "manifest"} & set(facet)
 
 
-@with_openlineage
 def test_a_batch_names_the_first_hundred_and_counts_all() -> None:
-    sent = written(lineage.of_generations(batch(250)))
+    result = batch(250)
+    sent = written(lineage.of_generations(result))
     facet = sent["run"][FACET]
     assert len(facet["generationIds"]) == len(sent["outputs"]) == 100
     assert facet["generations"] == 250
     assert facet["credits"] == 14 * 250
     assert facet["counts"]["failed"] == 1
-
-
-@with_openlineage
-def test_several_models_are_all_named() -> None:
-    result = batch(6)
-    for one, model in zip(result["succeeded"], "fbdacb", strict=True):
+    for one, model in zip(result["succeeded"], "fbdacb" * 42, strict=False):
         one["model"] = model
     assert written(lineage.of_generations(result))["run"][FACET]["model"] == "a, b, c, d, f"
 
 
-@with_openlineage
 @pytest.mark.parametrize(
     ("manifest", "name"),
     [
@@ -147,7 +134,6 @@ def test_the_manifest_is_named_without_the_connection(manifest: str, name: str) 
 # ---------------------------------------------------------------------- the transfer
 
 
-@with_openlineage
 @pytest.mark.parametrize(
     ("path", "namespace", "name"),
     [
@@ -173,7 +159,6 @@ def test_a_path_has_the_name_of_a_dataset(path: str, namespace: str, name: str) 
     assert lineage_facets.dataset_name(path) == (namespace, name)
 
 
-@with_openlineage
 def test_names_are_those_of_openlineage() -> None:
     from openlineage.client.naming import dataset as naming
 
@@ -187,7 +172,6 @@ def test_names_are_those_of_openlineage() -> None:
         assert lineage_facets.dataset_name(path) == (expected.get_namespace(), expected.get_name())
 
 
-@with_openlineage
 def test_a_transfer_leads_from_the_generation_to_the_file() -> None:
     made = lineage.of_generations(generation().result())
     sent = written(lineage.of_transfer(stored("s3://bucket/a.mp4"), [generation()]))
@@ -202,7 +186,6 @@ def test_a_transfer_leads_from_the_generation_to_the_file() -> None:
     assert "credits" not in sent["job"][FACET]
 
 
-@with_openlineage
 @pytest.mark.parametrize(
     ("result", "name"),
     [
@@ -219,7 +202,6 @@ def test_several_files_are_one_dataset(result: dict[str, Any], name: str) -> Non
     assert output.name == name
 
 
-@with_openlineage
 def test_a_transfer_of_many_names_the_first_hundred_and_adds_up_all() -> None:
     result = stored(*(f"s3://b/set/{number}.mp4" for number in range(250)), path="s3://b/set/")
     sent = written(lineage.of_transfer(result, [generation(number) for number in range(250)]))
@@ -262,7 +244,6 @@ def event(task: Any, state: str = "success") -> dict[str, Any]:
     return only
 
 
-@with_openlineage
 def test_lineage_leads_from_the_generation_to_the_file(
     services: SeedanceEmulator, connect: Callable[..., None], tmp_path: Path
 ) -> None:
@@ -291,7 +272,6 @@ def test_lineage_leads_from_the_generation_to_the_file(
         assert secret not in sent
 
 
-@with_openlineage
 def test_a_failed_batch_reports_its_paid_generations(
     services: SeedanceEmulator, connect: Callable[..., None]
 ) -> None:
@@ -309,7 +289,6 @@ def test_a_failed_batch_reports_its_paid_generations(
     assert [one["name"] for one in sent["outputs"]] == facet["generationIds"]
 
 
-@with_openlineage
 def test_a_task_without_a_result_reports_nothing() -> None:
     task = SeedanceGenerateVideoOperator(task_id="render", prompt=PROMPT)
     sent = event(task, "failed")
@@ -343,25 +322,13 @@ def test_without_openlineage_nothing_is_reported(
     assert not caplog.records
 
 
-@with_openlineage
-@pytest.mark.parametrize(
-    "tell",
-    [
-        lambda: lineage.of_generations({"succeeded": [{}]}),
-        lambda: lineage.of_generations({"succeeded": 5}),
-        lambda: lineage.of_generations(
-            generation().result() | {"generation_id": object(), "credits": object()}
-        ),
-        lambda: lineage.of_transfer({"paths": []}, [generation()]),
-        lambda: lineage.of_transfer(stored("/a"), [None]),
-        lambda: lineage.of_transfer(stored("/a"), None),  # type: ignore[arg-type]
-    ],
-)
-def test_lineage_never_fails_a_task(tell: Callable[[], Any]) -> None:
-    tell()
-
-
-@with_openlineage
-def test_an_error_of_lineage_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_lineage_never_fails_a_task(caplog: pytest.LogCaptureFixture) -> None:
+    odd: Any
+    unwritable = {"generation_id": object(), "credits": object()}
+    for odd in ({"succeeded": [{}]}, {"succeeded": 5}, generation().result() | unwritable):
+        lineage.of_generations(odd)
+    for odd in ([None], None):
+        lineage.of_transfer(stored("/a"), odd)
+    caplog.clear()
     assert lineage.of_transfer({"paths": []}, [generation()]) is None
     assert "could not be reported" in caplog.text

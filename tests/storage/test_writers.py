@@ -228,18 +228,6 @@ def test_directory_that_cannot_be_created(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- uploads
 
 
-@pytest.mark.parametrize("kind", [ObjectStore, RemoteDisk, DiskWithoutRename])
-def test_store_is_not_touched_before_the_commit(kind: Any, worker_disk: Path) -> None:
-    fs = kind()
-    with open_writer(location_in(fs), exclusive=False) as writer:
-        writer.write(DATA)
-        assert (fs.events, fs.objects) == ([], {})
-        assert [path.suffix for path in worker_disk.iterdir()] == [".mp4"]
-        writer.commit()
-    assert fs.objects == {PATH: DATA}
-    assert list(worker_disk.iterdir()) == []
-
-
 def test_object_store_gets_bounded_parts_and_a_precondition() -> None:
     fs = ObjectStore()
     write_file(location_in(fs), DATA)
@@ -277,12 +265,16 @@ def test_store_with_an_overwrite_flag() -> None:
 
 
 @pytest.mark.parametrize("previous", [None, OTHER])
-def test_remote_file_is_renamed_when_it_is_whole(previous: bytes | None) -> None:
+def test_remote_file_is_renamed_when_it_is_whole(worker_disk: Path, previous: bytes | None) -> None:
     fs = RemoteDisk()
     fs.objects.update({PATH: previous} if previous else {})
     fs.on_upload = lambda path: visible.append(fs.objects.get(PATH))
     visible: list[bytes | None] = []
-    write_file(location_in(fs), DATA)
+    with open_writer(location_in(fs), exclusive=False) as writer:
+        writer.write(DATA)
+        assert fs.events == []
+        assert [path.suffix for path in worker_disk.iterdir()] == [".mp4"]
+        writer.commit()
     assert visible == [previous]
     assert fs.events == ["upload", "rename"]
     assert fs.objects == {PATH: DATA}
@@ -334,16 +326,6 @@ def test_failed_copy_leaves_no_part() -> None:
     with pytest.raises(SeedanceMediaError, match="the store is gone"):
         write_file(location_in(fs), DATA)
     assert fs.objects == {}
-
-
-def test_store_that_permits_uploads_only() -> None:
-    class DropBox(DiskWithoutRename):
-        def _rm(self, path: str) -> None:
-            raise PermissionError(path)
-
-    fs = DropBox()
-    write_file(location_in(fs), DATA)
-    assert fs.objects[PATH] == DATA
 
 
 def test_failed_upload_under_the_final_name_is_removed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import threading
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from airflow_provider_seedance.client.media_client import MediaClient
 from airflow_provider_seedance.exceptions import (
     SeedanceMediaError,
     SeedanceMediaHostError,
+    SeedanceMediaTooLargeError,
     SeedanceOutputGoneError,
     SeedanceRateLimitError,
 )
@@ -23,12 +25,14 @@ from airflow_provider_seedance.transfers.download import (
     DownloadTiming,
     Source,
     download,
+    store_data_url,
 )
 from transfers.conftest import make_settings
 from transfers.server import MediaServer, Reply
 
 DATA = bytes(range(256)) * 1200  # several pieces
 NEW = bytes(reversed(DATA))[:-1000]
+FUTILE = module.MAX_FUTILE_ATTEMPTS
 SHA256 = hashlib.sha256(DATA).hexdigest()
 
 
@@ -233,28 +237,6 @@ def test_complete_file_of_unknown_length(host: MediaServer) -> None:
 # ---------------------------------------------------------------------- lengths
 
 
-def test_announced_length_is_never_reached(host: MediaServer) -> None:
-    run = Run(host.put("/a.mp4", DATA))
-    host.always["/a.mp4"] = Reply(headers={"Content-Length": str(len(DATA) + 1)}, cut=len(DATA), whole=True)
-    error = run.fails()
-    assert f"{len(DATA)} of {len(DATA) + 1} bytes" in str(error)
-    assert "a retry downloads again and pays nothing" in str(error)
-    assert len(host.requests) == module.MAX_FUTILE_ATTEMPTS
-
-
-def test_empty_file(host: MediaServer) -> None:
-    run = Run(host.put("/a.mp4", b""))
-    assert "the file is empty" in str(run.fails())
-
-
-def test_compressed_reply(host: MediaServer) -> None:
-    run = Run(host.put("/a.mp4", DATA))
-    host.script("/a.mp4", Reply(headers={"Content-Encoding": "gzip"}))
-    assert "content encoding gzip" in str(run.fails())
-    assert len(host.requests) == 1
-    assert not run.announced
-
-
 # ---------------------------------------------------------------------- hosts in trouble
 
 
@@ -267,13 +249,6 @@ def test_temporary_status(host: MediaServer, status: int) -> None:
     assert run.refreshed == 0
 
 
-def test_permanent_server_error(host: MediaServer) -> None:
-    host.always["/a.mp4"] = Reply(status=503)
-    error = Run(host.url("/a.mp4")).fails()
-    assert error.http_status == 503
-    assert len(host.requests) == module.MAX_FUTILE_ATTEMPTS
-
-
 def test_long_retry_after_is_left_to_airflow(host: MediaServer) -> None:
     """Airflow makes it, without a worker: the retry policy reads ``retry_after``."""
     host.always["/a.mp4"] = Reply(status=429, headers={"Retry-After": "1800"})
@@ -282,26 +257,37 @@ def test_long_retry_after_is_left_to_airflow(host: MediaServer) -> None:
     assert (error.retry_after, error.retry_helps, run.slept) == (1800, True, [])
 
 
-def test_restart_is_not_progress(host: MediaServer) -> None:
-    run = Run(host.put("/a.mp4", DATA, ranges=False))
-    host.always["/a.mp4"] = Reply(cut=100_000)
-    run.fails()
-    assert len(host.requests) == module.MAX_FUTILE_ATTEMPTS
-
-
-def test_attempts_are_limited(host: MediaServer, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("data", "reply", "message", "requests"),
+    [
+        (DATA, Reply(status=503), "HTTP 503", FUTILE),
+        (DATA, Reply(cut=100_000, whole=True), "100000 of 307200 bytes", FUTILE),
+        (
+            DATA,
+            Reply(headers={"Content-Length": "307201"}, cut=307_200, whole=True),
+            "307200 of 307201 bytes",
+            FUTILE,
+        ),
+        (DATA, Reply(cut=100), "800 of 307200 bytes", 8),
+        (DATA, Reply(headers={"Content-Encoding": "gzip"}), "content encoding gzip", 1),
+        (b"", Reply(), "the file is empty", None),
+    ],
+    ids=["server error", "starts over", "never reached", "progress", "compressed", "empty"],
+)
+def test_attempts_are_limited(
+    host: MediaServer, monkeypatch: pytest.MonkeyPatch, data: bytes, reply: Reply, message: str, requests: Any
+) -> None:
     monkeypatch.setattr(module, "MAX_ATTEMPTS", 8)
-    run = Run(host.put("/a.mp4", DATA, etag='"1"'))
-    host.always["/a.mp4"] = Reply(cut=100)
-    assert "800 of 307200 bytes" in str(run.fails())
-
-
-def test_backoff_doubles(host: MediaServer) -> None:
-    host.always["/a.mp4"] = Reply(status=500)
-    run = Run(host.url("/a.mp4"))
+    run = Run(host.put("/a.mp4", data, etag='"1"'))
+    host.always["/a.mp4"] = reply
     run.timing = DownloadTiming(first_backoff=0.25)
-    run.fails()
-    assert run.slept == [0.25, 0.5, 1.0, 2.0]
+    error = run.fails()
+    assert message in str(error)
+    assert "a retry downloads again and pays nothing" in str(error)
+    assert (error.http_status == 503) is (reply.status == 503)
+    assert requests in (None, len(host.requests))
+    if requests == FUTILE:
+        assert run.slept == [0.25, 0.5, 1.0, 2.0]
 
 
 # ---------------------------------------------------------------------- refused URLs
@@ -348,15 +334,6 @@ def test_another_path_is_resumed_if_its_file_is_the_same(
     assert host.ranges("/new.mp4") == ranges
 
 
-def test_late_file_at_a_confirmed_url(host: MediaServer) -> None:
-    """The service stands by its URL, and the host has the file a moment later."""
-    url = host.put("/a.mp4", DATA)
-    host.script("/a.mp4", Reply(status=404))
-    run = Run(url, url)
-    run.succeeds()
-    assert run.refreshed == 1
-
-
 def test_output_is_gone(host: MediaServer) -> None:
     url = host.url("/a.mp4?sig=secret")
     run = Run(url, url)
@@ -365,6 +342,10 @@ def test_output_is_gone(host: MediaServer) -> None:
     assert "is billed" in str(error)
     assert 'on_clear="new"' in str(error)
     assert "secret" not in str(error)
+    # The host may have the file of a URL by which the service stands a moment later.
+    host.script("/a.mp4", Reply(status=404))
+    host.put("/a.mp4", DATA)
+    Run(url, url).succeeds()
 
 
 def test_every_url_is_refused(host: MediaServer) -> None:
@@ -408,3 +389,67 @@ def test_stop(host: MediaServer) -> None:
     run.on_progress = lambda received: run.stop.set()
     assert "the task was stopped" in str(run.fails())
     assert len(run.progress) == 1
+
+
+# ---------------------------------------------------------------------- data URLs
+
+
+def from_url(
+    url: str, leave: bool = False, max_bytes: int = 10_000_000
+) -> tuple[Downloaded | None, bytes, list[Announced]]:
+    sink = Memory()
+    announced: list[Announced] = []
+
+    def begin(found: Announced) -> Memory | None:
+        announced.append(found)
+        return None if leave else sink
+
+    def refresh() -> str:
+        raise AssertionError("requested")
+
+    source = Source(label="the output", generation_id="local-1", url=url, refresh=refresh)
+    done = store_data_url(source, begin, max_bytes=max_bytes)
+    assert sink.restarts == 0
+    return done, bytes(sink.data), announced
+
+
+def test_data_url() -> None:
+    url = "data:image/webp;base64," + base64.b64encode(DATA).decode()
+    done, data, announced = from_url(url)
+    assert data == DATA
+    assert done == Downloaded(size=len(DATA), sha256=SHA256)
+    assert announced == [Announced(length=len(DATA), content_type="image/webp")]
+    assert from_url(url.replace("+", "%2B").replace("=", "%3D"))[1] == DATA
+    assert from_url(url, leave=True)[0] is None
+
+
+@pytest.mark.parametrize("more", [0, 1, 2])
+def test_data_url_too_large(more: int) -> None:
+    data = DATA + b"x" * more
+    url = "data:image/webp;base64," + base64.b64encode(data).decode()
+    assert from_url(url, max_bytes=len(data))[1] == data
+    for written in (url, url.replace("+", "%2B").replace("=", "%3D")):
+        with pytest.raises(SeedanceMediaTooLargeError) as caught:
+            from_url(written, max_bytes=len(data) - 1)
+        assert not caught.value.retry_helps
+        assert caught.value.generation_id == "local-1"
+        for said in ("max_media_bytes", str(len(data) - 1), "clear this task", "pays nothing"):
+            assert said in caught.value.message
+        assert len(caught.value.message) < 500
+
+
+def test_large_data_url_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unpack(*arguments: Any, **named: Any) -> bytes:
+        raise AssertionError("unpacked")
+
+    monkeypatch.setattr(base64, "b64decode", unpack)
+    with pytest.raises(SeedanceMediaTooLargeError):
+        from_url("data:image/png;base64," + "QUFB" * 50_000, max_bytes=100_000)
+
+
+@pytest.mark.parametrize(
+    "url", ["data:image/png", "data:image/png,abc", "data:image/png;base64,", "data:image/png;base64,!!!"]
+)
+def test_undecodable_data_url(url: str) -> None:
+    with pytest.raises(SeedanceMediaError, match="cannot be read"):
+        from_url(url)

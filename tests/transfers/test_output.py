@@ -141,43 +141,10 @@ def test_generation_without_a_record_cannot_be_renewed(host: MediaServer, tmp_pa
 def test_failed_download_leaves_nothing(host: MediaServer, tmp_path: Path) -> None:
     host.put("/v.mp4", DATA)
     host.always["/v.mp4"] = Reply(cut=1000, whole=True)
-    with pytest.raises(errors.SeedanceMediaError) as caught:
+    with pytest.raises(errors.SeedanceMediaError, match=r"gen-1.*paid for") as caught:
         run(single(host.url("/v.mp4?sig=hidden")), f"{tmp_path}/out.mp4")
     assert list(tmp_path.iterdir()) == []
-    assert caught.value.generation_id == "gen-1"
-    for word in ("gen-1", "paid for", "a retry downloads again and pays nothing"):
-        assert word in str(caught.value)
     assert "hidden" not in str(caught.value)
-
-
-def test_one_of_several_outputs_fails(host: MediaServer, tmp_path: Path) -> None:
-    host.always["/2.mp4"] = Reply(status=500)
-    urls = [host.put("/1.mp4", DATA), host.url("/2.mp4"), host.put("/3.mp4", DATA)]
-    with pytest.raises(errors.SeedanceMediaError) as caught:
-        run(single(*urls), f"{tmp_path}/")
-    assert names_in(tmp_path) == ["gen-1-1.mp4", "gen-1-3.mp4"]
-    message = str(caught.value)
-    assert "1 of 3 files could not be stored: gen-1 (Output 2 of 3 of generation gen-1" in message
-    assert "2 are stored and stay" in message
-    assert caught.value.generation_id == "gen-1"
-    host.always.clear()
-    host.put("/2.mp4", DATA)
-    assert len(run(single(*urls), f"{tmp_path}/")["paths"]) == 3
-
-
-def test_curable_failure_comes_first(host: MediaServer, tmp_path: Path, service: Service) -> None:
-    """A retry stores what can still be stored, before that expires too."""
-    host.always["/2.mp4"] = Reply(status=500)
-    urls = [host.url("/1.mp4"), host.url("/2.mp4")]
-    service.answers = [single(*urls)]
-    with pytest.raises(errors.SeedanceMediaError, match="0 are stored") as caught:
-        run(single(*urls), f"{tmp_path}/")
-    assert caught.value.retry_helps
-    host.always.clear()
-    host.put("/2.mp4", DATA)
-    with pytest.raises(errors.SeedanceOutputGoneError):
-        run(single(*urls), f"{tmp_path}/")
-    assert names_in(tmp_path) == ["gen-1-2.mp4"]
 
 
 @pytest.mark.parametrize("count", [1, 3])

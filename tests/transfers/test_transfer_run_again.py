@@ -61,11 +61,21 @@ def retry(transfer: Transfer) -> Transfer:
 
 
 @pytest.mark.parametrize("overwrite", [True, False])
-def test_retry_stores_only_what_is_missing(transfer: Transfer, overwrite: bool) -> None:
+@pytest.mark.parametrize("many", [True, False], ids=["batch", "generation"])
+def test_retry_stores_only_what_is_missing(
+    transfer: Transfer, tmp_path: Path, many: bool, overwrite: bool
+) -> None:
     results = items(transfer.host, "a", "b", "c")
-    transfer.fail_once(results, overwrite=overwrite)
-    result = transfer.run(results, overwrite=overwrite)
-    assert (result["stored"], result["skipped"]) == (1, 2)
+    value = results if many else single(*[one["url"] for one in results])
+    transfer.fail_once(
+        value, r"1 of 3 files .* stored: .* \(Output .*2 are stored and stay", overwrite=overwrite
+    )
+    first, third = (tmp_path / name for name in names_in(tmp_path))
+    before = [path.stat().st_mtime_ns for path in (first, third)]
+    result = transfer.run(value, overwrite=overwrite)
+    assert [path.stat().st_mtime_ns for path in (first, third)] == before
+    assert len(result["paths"]) == len(names_in(tmp_path)) == 3
+    assert not many or (result["stored"], result["skipped"]) == (1, 2)
 
 
 def test_clear_stores_everything_again(transfer: Transfer) -> None:
@@ -91,18 +101,6 @@ def test_overwrite_false_names_existing_files(transfer: Transfer, tmp_path: Path
     with pytest.raises(errors.SeedanceDestinationExistsError):
         transfer.run(results, overwrite=False)
     assert (tmp_path / "b.mp4").read_bytes() == b"mine"
-
-
-@pytest.mark.parametrize("overwrite", [True, False])
-def test_retry_of_a_single_generation_with_several_outputs(
-    transfer: Transfer, tmp_path: Path, overwrite: bool
-) -> None:
-    generation = single(*[transfer.host.put(f"/{index}.mp4", data_of(str(index))) for index in range(3)])
-    message = r"1 of 3 files could not be stored: gen-1 \(Output 2 of 3"
-    transfer.fail_once(generation, message, overwrite=overwrite)
-    before = (tmp_path / "gen-1-1.mp4").stat()
-    assert len(transfer.run(generation, overwrite=overwrite)["paths"]) == 3
-    assert (tmp_path / "gen-1-1.mp4").stat().st_mtime_ns == before.st_mtime_ns
 
 
 def test_the_first_try_of_another_run_replaces_the_files(transfer: Transfer) -> None:
