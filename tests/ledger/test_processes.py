@@ -48,24 +48,17 @@ def run(*arguments: Any, **environment: str) -> str:
     return done.stdout
 
 
-def check(processes: int, each: int) -> None:
-    """Record submissions in many processes; every row is there."""
-    run(FORKED, "submit", processes, each)
+@pytest.mark.parametrize(
+    ("database", "processes"), [("new_ledger", 16), ("postgres_ledger", 64), ("mysql_ledger", 16)]
+)
+def test_processes_record_every_submission(
+    request: pytest.FixtureRequest, database: str, processes: int
+) -> None:
+    request.getfixturevalue(database)
+    run(FORKED, "submit", processes, 3)
     rows = recorded()
-    assert len({(row["run_id"], row["map_index"], row["generation_id"]) for row in rows}) == processes * each
+    assert len({(row["run_id"], row["map_index"], row["generation_id"]) for row in rows}) == processes * 3
     assert {row["state"] for row in rows} == {"submitted"}
-
-
-def test_processes_on_sqlite(new_ledger: Path) -> None:
-    check(16, 3)
-
-
-def test_processes_on_postgresql(postgres_ledger: Any) -> None:
-    check(64, 3)
-
-
-def test_processes_on_mysql(mysql_ledger: Any) -> None:
-    check(16, 3)
 
 
 @pytest.mark.parametrize(

@@ -303,24 +303,18 @@ def test_a_warning_is_for_the_render_that_reaches_the_share(
     ],
 )
 def test_the_lock_of_each_database(dialect: str, statement: str | None) -> None:
-    class Connection:
-        """A connection that notes what is executed."""
+    notes: list[str] = []
 
-        dialect: Any = SimpleNamespace(name="")
-        sent: list[str] = []
+    def execute(statement: Any) -> Any:
+        notes.append(" ".join(str(statement).split()))
+        return SimpleNamespace(all=list)
 
-        def execute(self, statement: Any) -> Any:
-            self.sent.append(" ".join(str(statement).split()))
-            return SimpleNamespace(all=list)
-
-        exec_driver_sql = execute
-
-    connection: Any = Connection()
-    connection.dialect.name = dialect
+    connection: Any = SimpleNamespace(execute=execute, exec_driver_sql=execute)
+    connection.dialect = SimpleNamespace(name=dialect)
     for name in ("default a", "default a", "default b"):
         reservations.lock(connection, name)
-    assert [sent.partition("(")[0] for sent in connection.sent] == ([statement] * 3 if statement else [])
+    assert [sent.partition("(")[0] for sent in notes] == ([statement] * 3 if statement else [])
     if dialect == "postgresql":
-        one, same, other = (int(sent.partition("(")[2].rstrip(")")) for sent in connection.sent)
+        one, same, other = (int(sent.partition("(")[2].rstrip(")")) for sent in notes)
         assert one == same != other
         assert all(-(2**63) <= number < 2**63 for number in (one, other))

@@ -231,6 +231,8 @@ def test_a_connection_that_is_passed_over_keeps_its_room(
         services.fault("rate_limit", retry_after=None)
         monkeypatch.setattr(flows, "FALLBACK_AFTER_SECONDS", 0.0)
     else:
+        # The room of a minute: less than one, after a slow start.
+        monkeypatch.setattr(flows, "MAX_FALLBACK_WAIT_SECONDS", 1.0)
         services.hold()
     fallback.hold()
     count = 1 if refused else 4

@@ -48,6 +48,7 @@ def test_a_ledger_is_made_and_one_of_an_earlier_version_is_migrated(
         for table in (*metadata.tables, VERSION_TABLE):
             connection.exec_driver_sql(f"DROP TABLE IF EXISTS {table}")
     reopen()
+    caplog.clear()
     upgrade = command.upgrade
     with monkeypatch.context() as first:
         first.setattr(command, "upgrade", lambda config, _: upgrade(config, "0001"))
@@ -83,20 +84,23 @@ def test_the_rights_on_the_table_are_enough(
     assert counted == [{"n": 1}, {"n": 2}]
 
 
+def engine_of(dialect: str, result: int) -> Any:
+    """Return an engine that notes its statements, each of which returns this number."""
+    sent: list[tuple[str, Any]] = []
+
+    def execute(statement: Any, parameters: Any) -> Any:
+        sent.append((str(statement), parameters))
+        return SimpleNamespace(scalar=lambda: result)
+
+    connection = SimpleNamespace(execute=execute, sent=sent)
+    engine = SimpleNamespace(dialect=SimpleNamespace(name=dialect), connection=connection)
+    engine.begin = lambda: nullcontext(connection)
+    return engine
+
+
 def test_a_lock_of_mysql_that_another_process_holds() -> None:
-    class Refusing:
-        """A connection of MySQL on which every statement returns 0."""
-
-        def execute(self, *_: Any) -> Any:
-            return SimpleNamespace(scalar=lambda: 0)
-
-    engine: Any = SimpleNamespace(
-        begin=lambda: nullcontext(Refusing()), dialect=SimpleNamespace(name="mysql")
-    )
-    with (
-        pytest.raises(errors.SeedanceLedgerError, match="Another process has been migrating"),
-        schema._lock(engine),
-    ):
+    message = "Another process has been migrating"
+    with pytest.raises(errors.SeedanceLedgerError, match=message), schema._lock(engine_of("mysql", 0)):
         pass
 
 
@@ -109,25 +113,14 @@ def test_a_lock_of_mysql_that_another_process_holds() -> None:
     ],
 )
 def test_the_lock_of_each_database(dialect: str, statements: list[str]) -> None:
-    sent: list[tuple[str, Any]] = []
-
-    def execute(statement: Any, parameters: Any) -> Any:
-        sent.append((str(statement), parameters))
-        return SimpleNamespace(scalar=lambda: 1)
-
-    connection = SimpleNamespace(execute=execute)
-    engine: Any = SimpleNamespace(
-        begin=lambda: nullcontext(connection), dialect=SimpleNamespace(name=dialect)
-    )
-    with pytest.raises(ZeroDivisionError), schema._lock(engine) as held_connection:
-        1 / (held_connection is not connection)
+    engine = engine_of(dialect, 1)
+    with pytest.raises(ZeroDivisionError), schema._lock(engine) as connection:
+        1 / (connection is not engine.connection)
+    sent = engine.connection.sent
     assert [statement for statement, _ in sent] == statements
     # Releases of all versions wait for each other.
-    expected = {
-        "number": 7_333_263_256,
-        "name": "seedance_ledger",
-        "timeout": schema.MIGRATION_TIMEOUT_SECONDS,
-    }
+    expected: dict[str, Any] = {"number": 7_333_263_256, "name": "seedance_ledger"}
+    expected["timeout"] = schema.MIGRATION_TIMEOUT_SECONDS
     assert all(value == expected[name] for _, parameters in sent for name, value in parameters.items())
     assert all(f":{name}" in statement for statement, parameters in sent for name in parameters)
 
