@@ -148,7 +148,7 @@ def at_once(check: Callable[[Any], None], cases: Mapping[str, Any]) -> None:
 
 
 def at(server: Server, **extra: Any) -> Settings:
-    return settings(server.url, **{"timeout": 0.3, **extra})
+    return settings(server.url, **{"timeout": 10, **extra})
 
 
 def head_of(request: bytes) -> tuple[str, dict[str, str]]:

@@ -175,8 +175,6 @@ def reset_after_request(peer: socket.socket) -> None:
 FAILURES: dict[str, Script] = {
     "hangs up": then(b""),
     "resets": reset_after_request,
-    "is silent": silent,
-    "is silent after the headers": then(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", hold=True),
     "truncates the body": then(b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"task_id"'),
     "truncates the chunks": then(
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{}  \n\r\n9\r\n{"
@@ -184,15 +182,29 @@ FAILURES: dict[str, Script] = {
     "sends no HTTP": then(b"\x00\x01\x02 what?\r\n\r\n"),
     "sends no gzip": then(answer(200, b"not gzip at all", "Content-Encoding: gzip\r\n")),
 }
+SILENT: dict[str, Script] = {
+    "is silent": silent,
+    "is silent after the headers": then(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", hold=True),
+}
 
 
-def test_a_failure_after_the_first_byte_counts_as_sent(either_client: EitherClient) -> None:
-    def check(script: Script) -> None:
-        for call in (GET, POST):
-            with serving(script) as server:
-                sent(either_client.send(at(server), call))
+@pytest.mark.parametrize(("scripts", "timeout"), [(FAILURES, 10), (SILENT, 0.4)], ids=["failures", "silence"])
+def test_a_failure_after_the_first_byte_counts_as_sent(
+    either_client: EitherClient, scripts: dict[str, Script], timeout: float
+) -> None:
+    def check(case: tuple[Script, HttpCall]) -> None:
+        script, call = case
+        with serving(script) as server:
+            sent(either_client.send(at(server, timeout=timeout), call))
 
-    at_once(check, FAILURES)
+    at_once(
+        check,
+        {
+            f"{name}, {call.method}": (script, call)
+            for name, script in scripts.items()
+            for call in (GET, POST)
+        },
+    )
 
 
 def test_a_reset_right_after_connecting_is_a_failure(either_client: EitherClient) -> None:
@@ -240,10 +252,10 @@ def test_only_replies_that_may_hold_images_may_be_very_long(
 def test_a_status_reply_is_limited(either_client: EitherClient, body: bytes, parsed: bool) -> None:
     """Parsing a larger one would block the event loop of a triggerer for a second."""
     with serving(replies(answer(200, body))) as server:
-        got = either_client.send(at(server, timeout=60), GET)
+        got = either_client.send(at(server), GET)
     assert (isinstance(got, HttpReply) and got.json is not None) is parsed
     with serving(replies(answer(200, body))) as server:
-        assert either_client.send(at(server, timeout=60), POST).json is not None
+        assert either_client.send(at(server), POST).json is not None
 
 
 def dripping(peer: socket.socket) -> None:
@@ -257,7 +269,7 @@ def dripping(peer: socket.socket) -> None:
 
 def test_a_body_that_drips_times_out(either_client: EitherClient) -> None:
     with serving(dripping) as server:
-        got = either_client.send(at(server), GET)
+        got = either_client.send(at(server, timeout=0.3), GET)
         sent(got)
         assert "not complete" in got.message
 
@@ -270,7 +282,7 @@ def test_a_request_that_cannot_be_written_is_unsent(either_client: EitherClient)
 
 def test_a_call_may_have_a_timeout_of_its_own(either_client: EitherClient) -> None:
     with serving(silent) as server:
-        found = settings(server.url, timeout=60)
+        found = at(server)
         sent(either_client.send(found, HttpCall(method="POST", path="/x", json={}, timeout=0.1)))
 
 
@@ -288,7 +300,6 @@ def test_a_client_closes_although_a_signal_left_the_lock_of_its_pool_acquired() 
 
 
 def reading_thread() -> Flow[int]:
-    """Return the thread that reads a reply."""
     yield GET
     return threading.get_ident()
 

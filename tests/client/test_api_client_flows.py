@@ -34,7 +34,7 @@ def submit(either_client: EitherClient, raw: bytes | Script, **options: Any) -> 
     """Submit a request that is answered once; return the outcome."""
     request = prepare("seedanceapi-v2", video()).request
     with serving(replies(raw) if isinstance(raw, bytes) else raw) as server:
-        found = at(server)
+        found = at(server, timeout=0.3 if raw is silent else 10)
         flow = flows.submit_flow(found.api, found.api.submit_call(request), request, lambda: NOW, **options)
         outcome = either_client.run(found, flow)
     assert len(server.seen) == 1
@@ -42,7 +42,6 @@ def submit(either_client: EitherClient, raw: bytes | Script, **options: Any) -> 
 
 
 def read(either_client: EitherClient, *raw: bytes, once: bool = True, **extra: Any) -> Any:
-    """Read the state of a generation."""
     with serving(keeps(*raw)) as server:
         found = at(server, **extra)
         return either_client.run(found, flows.status_flow(found.api, "g1", "video", lambda: NOW, once=once))

@@ -124,7 +124,6 @@ class ApiServer:
 
     @property
     def in_flight(self) -> int:
-        """Number of callbacks in flight."""
         return len(self.queue._in_flight)
 
     # ------------------------------------------------------------------ requests and time

@@ -30,8 +30,6 @@ CREDITS = 10.0
 
 
 class BatchOracle(World):
-    """The checks of a batch task."""
-
     #: Of Airflow: whether it has a store, and the try that is running.
     durable: bool
     max_tries: int

@@ -46,7 +46,6 @@ def self_signed(path: Path, name: str, *, expired: bool = False) -> Path:
 
 
 def speaking_tls(certificate: Path, script: Script) -> Script:
-    """Follow a script behind a certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
 

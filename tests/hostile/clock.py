@@ -15,8 +15,6 @@ _TICK_SECONDS = 0.001
 
 
 class Clock:
-    """The time of day, in seconds since 1970."""
-
     def __init__(self) -> None:
         self.now = 0.0
         self.reset()
@@ -33,7 +31,6 @@ class Clock:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Make it the time of the package."""
         clock = self
 
         class SimulatedDatetime(datetime):

@@ -38,7 +38,6 @@ def sends(*pieces: bytes, gap: float = 0.0) -> Script:
 
 
 def drips(first: bytes, rest: Iterable[bytes], gap: float = GAP) -> Script:
-    """Send pieces slowly."""
     return sends(first, *rest, gap=gap)
 
 

@@ -88,8 +88,6 @@ def _operator() -> _Operator:
 
 
 class BatchTask(Connected, BatchOracle):
-    """One batch task instance."""
-
     title = "a batch"
     counts: ClassVar[Counter[str]] = Counter()
 
@@ -184,7 +182,6 @@ class BatchTask(Connected, BatchOracle):
         **CONDITIONS,
     )
     def enter(self, other: int, on_uncertain: str, **conditions: Any) -> None:
-        """Begin a try."""
         self.begin_try(other, on_uncertain)
         self.work(self.execution, **conditions)
 
@@ -277,7 +274,6 @@ class BatchTask(Connected, BatchOracle):
         at_write: int,
         files: str,
     ) -> None:
-        """Run a worker, and check the promises."""
         self.weathers, self.reads_broken, self.files, self.posted = list(weathers), reads_broken, files, 0
         self.trouble = trouble
         texts = self.store.texts.values() if self.durable else ()

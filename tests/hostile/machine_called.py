@@ -140,7 +140,6 @@ class CalledTask(Task):
         self.event = json.loads(json.dumps(payload))
 
     def ended(self, xcoms: dict[str, Any]) -> None:
-        """The API server ended the task."""
         assert self.deferred is not None
         assert self.deferred.kwargs is not None
         self.count("ended by a callback")
@@ -243,7 +242,6 @@ class CalledTask(Task):
                     self.send(paid.id, json.dumps(self.describe(paid)).encode())
 
     def answer_api_server(self, flow: Any) -> Any:
-        """Answer a status request of the API server."""
         broken, self.reads_broken = getattr(self, "reads_broken", False), self.reads_broken_for_api_server
         posts = len(self.posts)
         before = {paid.id: paid.listed for paid in self.paid}
@@ -270,19 +268,18 @@ class CalledTask(Task):
     # ------------------------------------------------------------------ callbacks
 
     def send(self, paid_id: str, body: bytes, *, forgery: str = "") -> int:
-        """Send a callback to the URL of a generation."""
         token = self.addresses[paid_id].rpartition("/")[2]
         claims = tokens.decode_unverified(token)
         assert claims is not None
         now = self.api_server.clock.time()
-        if forgery == "forged":
-            token = tokens.sign(claims, "another secret")
-        elif forgery == "expired":
-            token = tokens.sign(replace(claims, expires=int(now) - 1), SECRET)
-        elif forgery == "of no task":
-            token = tokens.sign(replace(claims, task_id="none"), SECRET)
-        elif forgery == "of no connection":
-            token = tokens.sign(replace(claims, conn_id="none"), SECRET)
+        changes: dict[str, Any] = {
+            "expired": {"expires": int(now) - 1},
+            "of no task": {"task_id": "none"},
+            "of no connection": {"conn_id": "none"},
+        }.get(forgery, {})
+        if forgery == "forged" or changes:
+            secret = "another secret" if forgery == "forged" else SECRET
+            token = tokens.sign(replace(claims, **changes), secret)
         headers = {"Content-Type": "application/json"}
         if self.signs and forgery != "unsigned":
             stamp = str(int(now - (1000 if forgery == "replayed" else 0)))
@@ -297,20 +294,17 @@ class CalledTask(Task):
         return 202 if self.api_server.clock.time() < claims.expires else 404
 
     def body(self, paid: Paid, kind: str) -> bytes:
-        described = self.describe(paid)
-        if kind == "id only":
-            described = {"id": paid.id}
-        elif kind == "status only":
-            described = {"status": paid.status}
-        elif kind == "false status":
-            described |= {"status": "failed" if paid.status == "succeeded" else "succeeded"}
-        elif kind == "unknown id":
-            described = {"id": "cgt-made-up"}
-        elif kind == "end of unknown id":
-            described |= {"id": "cgt-made-up", "status": "succeeded"}
-        elif kind == "end of another generation":
-            described = self.describe(STRANGER)
-        return b"[" * 2000 if kind == "rubbish" else json.dumps(described).encode()
+        true = self.describe(paid)
+        bodies = {
+            "true": true,
+            "id only": {"id": paid.id},
+            "status only": {"status": paid.status},
+            "false status": true | {"status": "failed" if paid.status == "succeeded" else "succeeded"},
+            "unknown id": {"id": "cgt-made-up"},
+            "end of unknown id": true | {"id": "cgt-made-up", "status": "succeeded"},
+            "end of another generation": self.describe(STRANGER),
+        }
+        return b"[" * 2000 if kind == "rubbish" else json.dumps(bodies[kind]).encode()
 
     @precondition(lambda self: self.addresses)
     @rule(
@@ -392,7 +386,6 @@ class CalledTask(Task):
 
     @rule()
     def restart(self) -> None:
-        """The API server restarts."""
         self.api_server.stop()
         self.api_server.start()
         self.status_requests.clear()  # the backoff is in memory

@@ -109,8 +109,6 @@ class LedgerState(Store):
 
 
 class LedgerMachine(Machine):
-    """A task that submits one generation with a ledger."""
-
     title = "a submission on the ledger"
     counts: ClassVar[Counter[str]] = Counter()
 
@@ -215,7 +213,6 @@ class LedgerMachine(Machine):
     @precondition(lambda self: self.entered)
     @rule(prompt=st.sampled_from([ONE, ONE, TWO]))
     def let_another_task_pay(self, prompt: str) -> None:
-        """Another task pays for a request."""
         own, self.prompt = self.prompt, prompt
         (one,) = self.submission().submissions
         self.prompt = own
@@ -255,7 +252,6 @@ class LedgerMachine(Machine):
     # ------------------------------------------------------------------ render again
 
     def is_decided(self, generation_id: str | None) -> bool:
-        """Return whether a person has decided to pay for another generation, once the task is cleared."""
         return self.again.get(generation_id or "", 0.0) > time.time()
 
     def may_be_left(self, post: Post) -> bool:
@@ -301,7 +297,6 @@ class LedgerMachine(Machine):
     @precondition(lambda self: self.entered and not self.cleared_now)
     @rule(keeps_state=st.booleans())
     def clear(self, keeps_state: bool) -> None:
-        """A person clears the task, and its task state with it."""
         super().clear(True)
 
     @precondition(lambda self: self.entered and not self.cleared_now)

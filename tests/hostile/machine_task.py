@@ -156,11 +156,9 @@ class Connected:
         return make_context(self.store if self.durable else None, ti)
 
     def execution(self) -> Any:
-        """Execute the task on a worker."""
         return self.operator().execute(self.context())
 
     def resumption(self, name: str, kwargs: dict[str, Any]) -> Callable[[], Any]:
-        """Return a call that resumes the task on a worker."""
 
         def resume() -> Any:
             operator, context = self.operator(), self.context(name)
@@ -250,13 +248,10 @@ class OperatorSubmission:
 
 @cache
 def operator_of_task() -> _Operator:
-    """Return the operator of all tasks, to be connected."""
     return _Operator(task_id="task", prompt="")
 
 
 class Task(Connected, Machine):
-    """One task instance."""
-
     title = "a task"
     counts: ClassVar[Counter[str]] = Counter()
 
@@ -303,7 +298,6 @@ class Task(Connected, Machine):
         return OperatorSubmission(self, self.execution)
 
     def resume_in(self, resumption: Callable[[], Any], **conditions: Any) -> None:
-        """Enter as a resumed task."""
         self.resumed_by = resumption
         try:
             self.go_in(**conditions)

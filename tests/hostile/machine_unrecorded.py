@@ -105,7 +105,6 @@ class UnrecordedTask(Connected, World):
         **CONDITIONS,
     )
     def enter(self, request: str, on_uncertain: str, **conditions: Any) -> None:
-        """Begin a try."""
         self.try_number += 1
         self.request, self.on_uncertain, self.pushed = request, on_uncertain, {}
         self.posts_before = len(self.posts)
@@ -133,7 +132,6 @@ class UnrecordedTask(Connected, World):
         return paid and event_of(self, paid)
 
     def work(self, call: Callable[[], Any], *, weather: str, reads_broken: bool, trouble: str) -> None:
-        """Run a worker, and check the promises."""
         self.weather, self.reads_broken, self.trouble, self.over = weather, reads_broken, trouble, False
         for paid in self.paid:
             paid.listed = False
@@ -177,7 +175,6 @@ class UnrecordedTask(Connected, World):
     @precondition(lambda self: self.over)
     @rule()
     def clear(self) -> None:
-        """Clear the task as a person."""
         self.over = False
         self.max_tries = self.try_number + RETRIES
         self.settle_all()

@@ -106,7 +106,6 @@ def refusals() -> Iterator[None]:
 
 
 def check_generation(generation: Generation) -> None:
-    """Check that a generation can be delivered."""
     check_storable(generation.result())
     check_storable([generation.error_message, generation.error_code, generation.word])
     assert bool(generation.urls) <= (generation.status.value == "succeeded")
@@ -275,7 +274,6 @@ def stored_record(data: bytes) -> None:
 
 
 def transfer_input(data: bytes) -> None:
-    """Read the input of a transfer."""
     value = _json(data)
     reads_a_file = isinstance(value, str) and inputs.is_path(value)
     if not reads_a_file and not (isinstance(value, dict) and value.get("manifest")):
@@ -312,7 +310,6 @@ def manifest_recovery(data: bytes) -> None:
 
 
 def request_file(data: bytes) -> None:
-    """Read a file of requests."""
     which, _, rest = _head(data)
     text, problems = rest.decode("utf-8", "replace"), list[str]()
     read = requests._rows(text, problems) if which % 2 else requests._lines(text)

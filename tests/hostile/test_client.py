@@ -28,10 +28,12 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api_client, "MAX_BODY_BYTES", 10_000_000)
     monkeypatch.setattr(api_client, "MAX_IMAGE_BODY_BYTES", 10_000_000)
     monkeypatch.setattr(deadlines, "MIN_SEND_TIMEOUT_SECONDS", 2.0)
+    # As long to wait, and more time to connect on a busy machine.
+    monkeypatch.setattr(deadlines, "PHASES_OF_A_CALL", 1)
 
 
 def at(url: str) -> Settings:
-    return settings(url, timeout=0.25)
+    return settings(url, timeout=0.5)
 
 
 def check_failure(got: Any) -> None:

@@ -35,8 +35,6 @@ def _small(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Kept:
-    """A sink in memory."""
-
     def __init__(self) -> None:
         self.data = bytearray()
 

@@ -47,7 +47,6 @@ FORBIDDEN = (
 
 
 def check_secrets(text: str) -> None:
-    """Check that a text contains no secret."""
     assert [secret for secret in FORBIDDEN if secret in text] == []
 
 

@@ -14,7 +14,6 @@ from polling.simulated import Service, simulate
 
 @pytest.fixture
 def durations(monkeypatch: pytest.MonkeyPatch) -> DurationModels:
-    """The durations that this test has observed."""
     known = DurationModels()
     monkeypatch.setattr(hub, "_durations", known)
     return known

@@ -194,7 +194,6 @@ class Client:
 
 
 def refusal(retry_after: float | None = None) -> HttpReply:
-    """Return a refusal because the quota is used up."""
     headers = {} if retry_after is None else {"retry-after": str(retry_after)}
     body = json.dumps({"error": {"code": "RATE_LIMITED", "message": "too many requests"}}).encode()
     return HttpReply(status=429, headers=headers, body=body)
@@ -205,15 +204,19 @@ class Connections:
     Look-up of connections, which records the time of each.
 
     :param known: The settings of the connections; without any, those of the default connection.
+    :param fails: Returns whether a look-up at a time fails.
     """
 
-    def __init__(self, *known: Settings) -> None:
+    def __init__(self, *known: Settings, fails: Callable[[float], bool] = lambda at: False) -> None:
         self.known = {one.conn_id: one for one in known or (connection(),)}
+        self.fails = fails
         self.looked_up: list[tuple[float, str]] = []
 
     async def __call__(self, conn_id: str) -> Settings:
         self.looked_up.append((passed(), conn_id))
         await asyncio.sleep(0)
+        if self.fails(passed()):
+            raise ConnectionError("the secrets backend is away")
         return self.known[conn_id]
 
 
@@ -261,14 +264,12 @@ async def wait_for_all(*waits: Any) -> list[Any]:
 
 
 async def leave(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel waits, and let them end."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def wait_for_a_while(seconds: float, *waits: Coroutine[Any, Any, Any]) -> None:
-    """Wait for a time, and leave."""
     tasks = [asyncio.create_task(one) for one in waits]
     await asyncio.sleep(seconds)
     await leave(*tasks)
@@ -286,5 +287,4 @@ def rate_limit(limit: int, remaining: int, reset: float, **more: Any) -> RateLim
 
 
 def report_limit(limit: int, remaining: int, reset: float) -> None:
-    """Apply rate-limit headers to the only hub."""
     only_hub().answered(rate_limit(limit, remaining, reset), refused=False)

@@ -52,8 +52,6 @@ def wait(resolution: str, submitted: float | None = 0.0) -> WaitState:
 
 
 class Ledger:
-    """Durations of the kind of 720p."""
-
     def __init__(self) -> None:
         self.read: list[set[str]] = []
 

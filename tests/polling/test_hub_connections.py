@@ -101,14 +101,7 @@ def test_a_connection_that_cannot_be_looked_up_again_stays_in_use(
     service: Service, run: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     service.ends["g"] = 1000.0
-    known = Connections()
-
-    async def look_up(conn_id: str) -> Settings:
-        if passed() > 0:
-            raise ConnectionError("the secret is away")
-        return await known(conn_id)
-
-    step = run(wait(look_up, interval=100.0))
+    step = run(wait(Connections(fails=lambda at: at > 0), interval=100.0))
     assert (step.kind, step.state.failures, step.state.poll_count) == ("ended", 0, 10)
     assert caplog.messages == [
         f"Connection {CONN!r} could not be looked up, which is repeated until it can: ConnectionError"
@@ -133,28 +126,17 @@ def test_a_failed_look_up_is_repeated_once_for_all_waits(
     service: Service, run: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     ids = service.add(20)
-    known = Connections()
-    look_ups: list[float] = []
-
-    async def look_up(conn_id: str) -> Settings:
-        look_ups.append(passed())
-        if passed() < 200.0:
-            raise ConnectionError("the secrets backend is down")
-        return await known(conn_id)
-
+    look_up = Connections(fails=lambda at: at < 200.0)
     assert kinds(run(wait_for_each(look_up, ids))) == {"ended"}
-    gaps = [later - before for before, later in itertools.pairwise(look_ups)]
-    assert len(look_ups) <= 8
+    gaps = [later - before for (before, _), (later, _) in itertools.pairwise(look_up.looked_up)]
+    assert len(gaps) <= 7
     assert all(TIMING.min_retry_delay <= gap <= 2 * TIMING.max_retry_delay for gap in gaps)
     assert len(caplog.messages) == 1
 
 
 def test_look_ups_that_keep_failing_end_with_the_deadline(service: Service, run: Any) -> None:
-    async def look_up(conn_id: str) -> Settings:
-        raise errors.SeedanceConfigurationError("no API key")
-
     async def main() -> Any:
-        return (await wait(look_up, timeout=500.0)).kind, passed()
+        return (await wait(Connections(fails=lambda at: True), timeout=500.0)).kind, passed()
 
     assert run(main()) == ("deadline", 500.0)
     assert service.requests == []

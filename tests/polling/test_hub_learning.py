@@ -34,7 +34,6 @@ SUBMITTED = {"submitted_at": EPOCH, "submitted_at_known": True}
 
 @pytest.fixture
 def ended(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The ended generations in the metrics."""
     ended: list[dict[str, Any]] = []
     monkeypatch.setattr(module.metrics, "render_ended", lambda **labels: ended.append(labels))
     return ended

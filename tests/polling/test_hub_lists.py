@@ -207,7 +207,6 @@ def lists_of(service: Service) -> list[Request]:
 
 
 async def wait_and_note(look_up: Connections, generation_id: str) -> float:
-    """Wait for a generation, and return when its end was seen."""
     step = await wait(look_up, generation_id, interval=None)
     assert step.kind == "ended"
     return passed()

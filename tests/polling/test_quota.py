@@ -246,13 +246,6 @@ def test_observed_submissions_count_without_headers() -> None:
     assert quota.free(NOW) == 1
 
 
-def test_the_share_of_submissions_shrinks_with_the_window() -> None:
-    quota = known(100, limit=100)
-    assert quota.reserved_for_submissions(NOW) == pytest.approx(100 * POLICY.submission_share)
-    assert quota.reserved_for_submissions(NOW + 300) == pytest.approx(50 * POLICY.submission_share)
-    assert quota.reserved_for_submissions(NOW + 600) == pytest.approx(0)
-
-
 def test_the_share_of_submissions_in_a_plan() -> None:
     quota = Quota(requests_per_hour=40)
     assert quota.reserved_for_submissions(NOW) == 10
@@ -265,27 +258,6 @@ def test_the_share_of_submissions_in_a_plan() -> None:
 
 
 # ---------------------------------------------------------------------- plan and polls
-
-
-def test_concurrent_readings_reserve_the_requests_that_each_may_need() -> None:
-    quota = known(9)
-    quota.reserve(2)
-    quota.reserve(3)
-    assert quota.free(NOW) == 4
-    quota.spend(NOW)
-    quota.release(2)
-    assert quota.free(NOW) == 5
-
-
-def test_the_plan_limits_the_requests_of_any_hour() -> None:
-    quota = Quota(requests_per_hour=3)
-    for second in range(3):
-        assert quota.free(NOW + second) > 0
-        quota.spend(NOW + second)
-    assert quota.free(NOW + 3) == 0
-    opens = quota.opens_at(NOW + 3)
-    assert NOW + 3600 <= opens < NOW + 3700
-    assert quota.free(opens) == 3
 
 
 def test_the_requests_of_a_plan_are_counted_by_the_half_minute() -> None:

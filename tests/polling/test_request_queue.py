@@ -153,14 +153,6 @@ def test_submissions_and_polls_alternate() -> None:
     assert names(drain(queue, 1)) == ["submit", "poll"] * 3
 
 
-def test_a_share_of_the_quota_is_reserved_for_submissions() -> None:
-    queue = Queue(25)  # a quarter of a hundred is reserved at first
-    queue.polls("poll")
-    queue.submissions("submit")
-    assert names(drain(queue, 1)) == ["submit"]
-    assert names(drain(queue, 599)) == ["poll"]
-
-
 def test_the_reserved_share_is_released_as_the_window_ends() -> None:
     queue = Queue(20)
     queue.polls("poll")

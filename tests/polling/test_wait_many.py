@@ -66,7 +66,6 @@ def step(state: WaitState, kind: Any) -> WaitStep:
 
 @pytest.fixture
 def collect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[WaitResult, float]]:
-    """Wait, and return the result and its time."""
 
     def run(*ids: str, known: dict[str, Any] | None = None, **options: Any) -> tuple[WaitResult, float]:
         pending = [

@@ -22,7 +22,6 @@ from airflow_provider_seedance.polling.wait_state import (
     WaitState,
     WaitStep,
     deferral_timeout,
-    quota_backoff,
 )
 
 NOW = 1_000_000.0
@@ -234,11 +233,6 @@ def test_an_undocumented_status_is_logged_once_and_no_more_than_some_are(
 def test_the_timeout_of_airflow_is_later_than_the_deadline() -> None:
     assert deferral_timeout(NOW + 60, NOW).total_seconds() == 60 + TIMING.deferral_grace
     assert deferral_timeout(NOW - 60, NOW).total_seconds() == TIMING.deferral_grace
-
-
-def test_the_backoff_after_a_refusal() -> None:
-    assert quota_backoff(errors.SeedanceRateLimitError("429", retry_after=7.0)) == 7.0
-    assert quota_backoff(errors.SeedanceRateLimitError("429")) == TIMING.quota_backoff
 
 
 class Expecting(DurationModel):
