@@ -77,10 +77,14 @@ def test_every_operation_counts_against_the_timeout_of_its_call() -> None:
     assert backend.stream.written == b"b" * 200_000
     stream.read(1, 60.0)
     assert backend.stream.timeouts[-1] == 60.0
-    with enforce(NetworkTimeout(0.0)):
+    with enforce(over := NetworkTimeout(0.0)):
         for operation in (lambda: stream.read(1), lambda: stream.write(b"a"), lambda: stream.start_tls(None)):
             with pytest.raises(httpcore.TimeoutException):
                 operation()
+        over.restart(5.0)
+        stream.read(1, 60.0)
+    assert backend.stream.timeouts[-1] == 5.0
+    assert over.remaining < 5.0
     assert stream.get_extra_info("socket") == "socket"
     stream.close()
     assert backend.stream.closed

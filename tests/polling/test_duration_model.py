@@ -137,6 +137,12 @@ def test_a_model_stays_a_distribution(seen: list[tuple[float, float]], elapsed: 
 # ---------------------------------------------------------------------- numbers
 
 
+def test_the_prior_prefers_common_durations() -> None:
+    by_median = [math.fsum(column) for column in zip(*PRIOR, strict=True)]
+    common = by_median[len(by_median) // 2]
+    assert all(0 < rare < common / 100 for rare in (by_median[0], by_median[-1]))
+
+
 @pytest.mark.parametrize(("seconds", "polls"), [(30.0, 2.0), (120.0, 1.0), (480.0, 0.5)])
 def test_polls_of_short_generations_cost_more(seconds: float, polls: float) -> None:
     assert module.poll_cost(seconds) == pytest.approx(polls)

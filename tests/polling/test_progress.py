@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_seedance.polling.duration_model import prior_model
+from airflow_provider_seedance.polling import progress as module
+from airflow_provider_seedance.polling.duration_model import TIMES, DurationModel, prior_model
 from airflow_provider_seedance.polling.progress import next_by_progress
 
 
@@ -79,6 +81,47 @@ def test_the_smallest_and_largest_usable_progress(reading: tuple[float, float]) 
 def test_an_impossible_reading_is_ignored(reading: tuple[float, float]) -> None:
     series = ((50.0, 40.0), (70.0, 60.0))
     assert next_by_progress([*series, reading], 70.0, prior_model()) == after(*series)
+
+
+SERIES = (
+    ((60.0, 30.0), (90.0, 52.0)),
+    ((60.0, 2.0),),
+    ((300.0, 20.0), (400.0, 40.0), (500.0, 64.0)),
+    ((100.0, 95.0), (110.0, 99.0)),
+    ((5.0, 97.0), (300.0, 100.0)),
+    ((20_000.0, 50.0),),
+)
+
+
+@pytest.mark.parametrize("series", SERIES)
+@pytest.mark.parametrize(
+    "model", [prior_model(), DurationModel().updated(95.0, 105.0)], ids=["unknown", "known"]
+)
+def test_an_end_is_weighted_by_the_model_and_the_readings(
+    series: tuple[tuple[float, float], ...], model: DurationModel
+) -> None:
+    """By the chances of this duration, of this time in a queue, and of these reports."""
+    latest, percent = series[-1]
+    reported, expected = NormalDist(0, 3), []
+    for queue in range(13):
+        began = latest * queue / 16
+        for error in range(-5, 6):
+            done = min(percent + error, 100.0)
+            if done <= 0.5:
+                continue
+            end = began + (latest - began) * 100 / done
+            seconds = next((moment for moment in TIMES if moment >= end), TIMES[-1])
+            likely = model.masses[0][TIMES.index(seconds)] + 1e-6
+            likely *= math.exp(-began / max(20.0, latest / 5))
+            for at, seen in series:
+                line = 100 * (at - began) / (end - began)
+                likely *= reported.pdf(min(100.0, max(0.0, line)) - seen) / reported.pdf(0)
+            expected.append((end, likely))
+    found = module._ends(series, model)
+    assert [end for end, _ in found] == pytest.approx([end for end, _ in expected])
+    assert [weight for _, weight in found] == pytest.approx(
+        [weight for _, weight in expected], rel=1e-9, abs=1e-300
+    )
 
 
 def test_an_end_at_the_time_of_the_reading_is_excluded() -> None:
