@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 from harness import TestAirflow
@@ -25,7 +26,8 @@ from renders_stage import (
     sized,
     wait,
 )
-from sqlalchemy import Select, func, insert, select
+from sqlalchemy import Select, func, insert, select, update
+from versions import REGIONS, needs
 
 from airflow_provider_seedance.emulator.media_encoder import encode_video
 from airflow_provider_seedance.emulator.models import MediaSpec
@@ -64,6 +66,18 @@ with DAG("single", schedule=None):
 with DAG("takes", schedule=None):
     takes = SeedanceGenerateVideoOperator.partial(task_id="video", aspect_ratio="16:9", poll_interval=2)
     takes.expand(prompt=["A kite", "A lamp", "A kite"])
+"""
+
+PASSES = """
+from airflow.sdk import DAG, task_group
+from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoOperator
+
+@task_group
+def improve():
+    SeedanceGenerateVideoOperator.partial(task_id="video", poll_interval=2).expand(prompt=["A kite", "A lamp"])
+
+with DAG("passes", schedule=None):
+    improve.loop(max_iterations=2)
 """
 
 
@@ -321,6 +335,31 @@ def test_another_render_of_the_same_request(browser: Chrome, begun: Stage, emula
     path, content = "/seedance/api/dags/single/library/again", json.dumps(decision).encode()
     assert stage.ask(path, "admin", "POST", content, Content_Type="application/json").status == 409
     assert stage.ask(path, "viewer", "POST", content, Content_Type="application/json").status == 403
+
+
+@needs(REGIONS)
+def test_a_mapped_task_in_a_loop(stage: Stage, database: Database) -> None:
+    """The page, Airflow and the ledger agree on the passes, and the page has the cost of the ledger."""
+    stage.airflow.load_dag("passes", PASSES)
+    run_id, state = stage.airflow.run("passes")
+    assert state == "success"
+    run = f"dags/passes/runs/{quote(run_id)}"
+    cost = submissions.c.cost_usd
+    with database.transaction() as connection:
+        connection.execute(update(submissions).where(submissions.c.dag_id == "passes").values(cost_usd=1))
+        query = select(submissions.c.loop_index, submissions.c.map_index, cost).order_by(
+            "loop_index", "map_index"
+        )
+        paid = connection.execute(query.where(submissions.c.run_id == run_id)).all()
+    assert paid == [(0, 0, 1), (0, 1, 1), (1, 0, 1), (1, 1, 1)]
+    shown = stage.ask(f"/seedance/api/{run}/renders").json
+    places = sorted((render["iteration"], render["map_index"]) for render in shown["renders"])
+    assert (places, shown["totals"]["spent"]["cost_usd"]) == ([row[:2] for row in paid], 4)
+    for render in shown["renders"]:
+        region_id, _, index = render["region"].partition(".")
+        place = f"{render['task_id']}/{render['map_index']}?region_id={region_id}&region_index={index}"
+        task = stage.ask(f"/api/v2/{run.replace('/runs/', '/dagRuns/')}/taskInstances/{place}").json
+        assert task["loop_iteration"]["iteration"] == render["iteration"]
 
 
 def test_takes_of_a_prompt_are_side_by_side(browser: Chrome, begun: Stage) -> None:
