@@ -43,7 +43,7 @@ def ended(
         airflow.write_dag(name, DAGS.format(name=name, ledger=ledger))
     dag_ids = [f"{name}_{letter}" for name in names for letter in "ab"]
     for dag_id in dag_ids:
-        airflow.wait_parsed(dag_id)
+        airflow.wait_parsed(dag_id, filename=f"{dag_id[:-2]}.py")
     runs = {dag_id: airflow.trigger(dag_id) for dag_id in dag_ids}
     results: dict[str, Ended] = {name: {} for name in names}
     for dag_id, run_id in runs.items():
