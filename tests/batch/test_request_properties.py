@@ -36,7 +36,7 @@ ITEMS = st.fixed_dictionaries(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    items=st.lists(ITEMS | PROMPTS, max_size=6),
+    items=st.lists(ITEMS | PROMPTS, max_size=3),
     keys=st.lists(
         st.none() | st.integers(100) | TEXT.filter(lambda text: text.isprintable() and text.strip())
     ),

@@ -17,10 +17,7 @@ def test_ids_round_trip_and_the_first_ones_stay() -> None:
     for number in range(2 * MAX_IDS):
         stored = json.loads(json.dumps(with_id(stored, f"g{number}") or stored))
     assert read_ids(stored) == [f"g{number}" for number in range(MAX_IDS)]
-
-
-def test_a_known_id_is_not_written_again() -> None:
-    assert with_id(with_id(None, "g1"), "g1") is None
+    assert with_id(with_id(None, "g1"), "g1") is None  # a known id is not written again
 
 
 @given(st.text(), st.text())

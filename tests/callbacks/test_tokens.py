@@ -78,18 +78,12 @@ def test_odd_run_ids(run_id: str) -> None:
 
 
 @given(st.data())
-def test_every_changed_character_is_refused(data: st.DataObject) -> None:
+def test_changed_truncated_and_extended_tokens_are_refused(data: st.DataObject) -> None:
     token = sign(CLAIMS, SECRET)
     position = data.draw(st.integers(0, len(token) - 1))
     other = data.draw(st.characters().filter(lambda character: character != token[position]))
-    assert not verify(token[:position] + other + token[position + 1 :], SECRET, 0)
-
-
-@given(st.data())
-def test_truncated_and_extended_tokens_are_refused(data: st.DataObject) -> None:
-    token = sign(CLAIMS, SECRET)
-    assert not verify(token[: data.draw(st.integers(0, len(token) - 1))], SECRET, 0)
-    assert not verify(token + data.draw(st.text(min_size=1)), SECRET, 0)
+    for changed in (token[:position] + other + token[position + 1 :], token[:position], token + other):
+        assert not verify(changed, SECRET, 0)
 
 
 @pytest.mark.parametrize("secret", ["", "none"])

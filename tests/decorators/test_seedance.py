@@ -37,22 +37,14 @@ def _held(services: SeedanceEmulator, connect: Connect) -> None:
     services.hold()
 
 
-@pytest.mark.parametrize(
-    ("returned", "duration"),
-    [(PROMPT, 5), ({"prompt": PROMPT, "duration": "10"}, 10)],
-    ids=["prompt", "dict"],
-)
+@pytest.mark.parametrize(("returned", "duration"), [(PROMPT, 5), ({"prompt": PROMPT, "duration": "10"}, 10)])
 def test_a_function_returns_a_prompt_or_dict(
     services: SeedanceEmulator, returned: Any, duration: int
 ) -> None:
     op = operator(lambda: returned, duration=5, aspect_ratio="9:16")
     assert isinstance(op, SeedanceGenerateVideoOperator)
-    assert run(op, services) == {
-        "prompt": PROMPT,
-        "model": "seedance-2.0",
-        "duration": duration,
-        "aspect_ratio": "9:16",
-    }
+    sent = {"prompt": PROMPT, "model": "seedance-2.0", "duration": duration, "aspect_ratio": "9:16"}
+    assert run(op, services) == sent
 
 
 def test_arguments_and_context_reach_the_function(services: SeedanceEmulator) -> None:
@@ -71,10 +63,7 @@ def test_arguments_and_context_reach_the_function(services: SeedanceEmulator) ->
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        *(
-            (value, rf"{type(value).__name__}[\s\S]*Nothing was sent")
-            for value in (None, 5, ["a"], ("a", "b"), b"text", True)
-        ),
+        *((value, rf"{type(value).__name__}[\s\S]*Nothing was sent") for value in (None, 5, ["a"], b"text")),
         ({"duration": 5}, "needs a prompt"),
         ({"prompt": "x", "colour": 1}, "no request argument colour"),
         ("", "empty"),
@@ -87,11 +76,8 @@ def test_an_invalid_return_value_is_refused(services: SeedanceEmulator, returned
 
 
 def test_a_function_that_fails_submits_nothing(services: SeedanceEmulator) -> None:
-    def broken() -> str:
-        raise KeyError("upstream")
-
-    with pytest.raises(KeyError):
-        operator(broken).execute(make_context(Store()))
+    with pytest.raises(ZeroDivisionError):
+        operator(lambda: 1 / 0).execute(make_context(Store()))
     assert services.ledger.requests == []
 
 
@@ -132,8 +118,6 @@ def test_the_decorator_is_registered_with_airflow(services: SeedanceEmulator) ->
 
 
 def test_its_arguments_except_the_prompt_are_templates() -> None:
-    op = operator(lambda: PROMPT)
-    assert {"op_args", "op_kwargs", "duration", "images", "on_clear", "seedance_conn_id"} <= set(
-        op.template_fields
-    )
-    assert "prompt" not in op.template_fields
+    fields = set(operator(lambda: PROMPT).template_fields)
+    assert {"op_args", "op_kwargs", "duration", "images", "on_clear", "seedance_conn_id"} <= fields
+    assert "prompt" not in fields

@@ -16,10 +16,7 @@ from airflow_provider_seedance.links.seedance import SeedanceOutputLink
     [
         ({"url": "https://cdn.example/x.mp4?sig=1"}, "https://cdn.example/x.mp4?sig=1"),
         ({"url": "http://127.0.0.1/x.mp4"}, "http://127.0.0.1/x.mp4"),
-        ({"url": None}, ""),
-        ({"url": 5}, ""),
-        ({"url": "javascript:alert(1)"}, ""),
-        ({"url": "data:image/png;base64,AA"}, ""),
+        *(({"url": url}, "") for url in (None, 5, "javascript:alert(1)", "data:image/png;base64,AA")),
         ({}, ""),
         (None, ""),
         ("https://cdn.example/x.mp4", ""),
@@ -34,8 +31,5 @@ def test_the_link_is_an_http_url_or_empty(monkeypatch: pytest.MonkeyPatch, resul
 
     monkeypatch.setattr(module.XCom, "get_value", get_value)
     assert SeedanceOutputLink().get_link(None, ti_key=task) == link  # type: ignore[arg-type]
-
-
-def test_the_link_is_read_from_the_key_that_the_trigger_writes() -> None:
-    assert SeedanceOutputLink().xcom_key == "_link_SeedanceOutputLink"
-    assert SeedanceOutputLink.name == "Output"
+    # The key that the trigger writes.
+    assert (SeedanceOutputLink.name, SeedanceOutputLink().xcom_key) == ("Output", "_link_SeedanceOutputLink")

@@ -1,11 +1,10 @@
-"""Limits on credits, the manifest, and requests from files."""
+"""Dry runs, the manifest, and requests from files."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,64 +14,7 @@ from support import Log
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.ledger import task_state
-from airflow_provider_seedance.triggers import events
 from operators.batch_runner import Batch, keys, kinds, lines
-
-# ---------------------------------------------------------------------- max_credits
-
-priced = pytest.mark.parametrize("api", ["seedanceapi-v1"])
-
-
-@pytest.fixture
-def price(batch: Batch) -> float:
-    """Credits of one render, by a render of its own."""
-    return batch.other_task().run(["z"])["credits"]
-
-
-@priced
-def test_max_credits_stops_before_the_next_could_exceed_it(batch: Batch, price: float, log: Log) -> None:
-    result = batch.run(["a", "b", "c", "d"], max_credits=2.5 * price, on_item_failure="keep")
-    assert (keys(result["succeeded"]), result["not_submitted"]) == (["0", "1"], ["2", "3"])
-    assert result["credits"] == 2 * price
-    spent = f"The request costs {price:g} credits, more than max_credits={2.5 * price:g} leaves: earlier"
-    lines_about_it = [line for line in log.lines if line.startswith(spent) and f" {2 * price:g} (" in line]
-    assert any(line.endswith("2 renders not submitted: 2, 3.") for line in lines_about_it)
-    with pytest.raises(errors.SeedanceBatchFinalError, match=r"max_credits.*2 renders not submitted"):
-        batch.other_task().run(["a", "b", "c", "d"], max_credits=2.5 * price)
-
-
-@priced
-def test_max_credits_holds_over_retries(batch: Batch, price: float) -> None:
-    batch.services.fault("fail", times=None, message="no")
-    for _ in range(3):
-        with pytest.raises(errors.SeedanceBatchError):
-            batch.run(["a", "b"], max_credits=3 * price)
-        batch.ti.retry()
-    assert len(batch.paid) == 1 + 3
-
-
-@priced
-def test_failed_render_that_cost_nothing(batch: Batch, price: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    read_event = events.read_event
-
-    def nothing_consumed(event: Any, generation_id: str) -> Any:
-        generation = read_event(event, generation_id)
-        return generation and replace(generation, credits=0.0 if generation.error_message else price)
-
-    monkeypatch.setattr(events, "read_event", nothing_consumed)
-    batch.services.fault("fail", prompt="a", message="no")
-    with pytest.raises(errors.SeedanceBatchError):
-        batch.run(["a", "b"], max_credits=2 * price)
-    assert batch.retry()["credits"] == 2 * price
-    assert sorted(batch.paid) == ["a", "a", "b", "z"]
-
-
-@priced
-def test_uncertain_item_counts_against_max_credits(batch: Batch, price: float) -> None:
-    batch.services.fault("drop_reply", prompt="a")
-    result = batch.run(["a", "b", "c"], max_credits=2 * price, on_item_failure="keep")
-    assert (keys(result["succeeded"]), keys(result["failed"])) == (["1"], ["0"])
-    assert result["not_submitted"] == ["2"]
 
 
 @pytest.mark.parametrize("api", ["seedanceapi-v1", "ark"])

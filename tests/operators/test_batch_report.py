@@ -75,14 +75,10 @@ def test_result_and_manifest_hold_the_requests_if_wanted(
 
 @pytest.mark.parametrize("api", ["ark"])
 def test_inputs_have_no_signatures(batch: Batch) -> None:
-    inputs = [
-        {"url": f"https://b.example/{name}.png?token=abc", "role": f"{name}_frame"}
-        for name in ("first", "last")
-    ]
+    shown = [{"url": f"https://b.example/{name}.png", "role": f"{name}_frame"} for name in ("first", "last")]
+    inputs = [{**one, "url": f"{one['url']}?token=abc"} for one in shown]
     (clip,) = batch.run([{"prompt": "a lamp", "images": inputs}])["succeeded"]
-    assert clip["request"]["images"] == [
-        {**one, "url": one["url"].removesuffix("?token=abc")} for one in inputs
-    ]
+    assert clip["request"]["images"] == shown
     (clip,) = batch.other_task().run([{"prompt": "a hat", "images": inputs[0]["url"]}])["succeeded"]
     assert clip["request"]["images"] == ["https://b.example/first.png"]
 
@@ -94,12 +90,8 @@ def test_a_request_keeps_the_types_that_the_transfer_compares(batch: Batch) -> N
 
 def test_a_readable_request_has_neither_signatures_nor_data() -> None:
     images = ["https://user:pw@b.example/a.png?v=2&access_token=abc", "data:image/png;base64,AAAA"]
-    arguments = {
-        "prompt": "x",
-        "images": images,
-        "seed": float("nan"),
-        "extra_params": {"a": {1}, "b": "https://c.example/?key=abc"},
-    }
+    extra = {"a": {1}, "b": "https://c.example/?key=abc"}
+    arguments = {"prompt": "x", "images": images, "seed": float("nan"), "extra_params": extra}
     request = request_of(BatchItem(key="0", arguments=arguments))
     assert request["images"] == ["https://b.example/a.png", "data:…"]
     assert "abc" not in json.dumps(request, allow_nan=False)

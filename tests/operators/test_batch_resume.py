@@ -157,12 +157,8 @@ def test_records_of_an_earlier_deferral_are_not_the_latest(
     first = batch.defer(["a", "b"], max_in_flight=1)
     event = {"outcome": "many", "overdue": first.trigger.generation_ids}
     push = TaskInstance.xcom_push
-
-    def push_short(self: TaskInstance, key: str, value: Any) -> None:
-        if value:
-            raise ValueError("The value is too large.")
-        push(self, key, value)
-
+    too_large = Mock(side_effect=ValueError("The value is too large."))
+    push_short = lambda ti, key, value: too_large() if value else push(ti, key, value)  # noqa: E731
     monkeypatch.setattr(TaskInstance, "xcom_push", push_short)
     deferral(partial(batch.op.execute_complete, batch.context, event, **first.kwargs))
     assert batch.paid == ["a", "b"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock, Mock
 
 import pytest
 from support import TaskInstance, deferral, make_context
@@ -22,10 +23,16 @@ OPERATORS: list[Any] = [
 ]
 
 
-def started(ti: TaskInstance, next_method: str | None = None) -> Any:
-    """Return what the API server says of an entry, as task instances of Airflow keep it."""
-    ti._ti_context_from_server = SimpleNamespace(next_method=next_method, should_retry=True)  # type: ignore[attr-defined]
-    return ti._ti_context_from_server  # type: ignore[attr-defined]
+class StartedTask(TaskInstance):
+    """Task instance that knows what the API server says of an entry, as Airflow's do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ti_context_from_server = SimpleNamespace(next_method=None, should_retry=True)
+
+    @property
+    def server(self) -> Any:
+        return self._ti_context_from_server
 
 
 @pytest.fixture
@@ -39,21 +46,17 @@ def emulator(services: SeedanceEmulator, connect: Connect) -> SeedanceEmulator:
 def test_a_result_that_airflow_cannot_push_is_not_paid_for_again(
     emulator: SeedanceEmulator, kind: Any, arguments: dict[str, Any], on_uncertain: str
 ) -> None:
-    ti = TaskInstance()
-    server = started(ti)
-    op = kind(
-        task_id="task", deferrable=False, poll_interval=0.01, on_uncertain_submit=on_uncertain, **arguments
-    )
-    op.execute(make_context(None, ti))
-    assert server.should_retry is (on_uncertain == "resubmit")
+    ti = StartedTask()
+    arguments = {**arguments, "deferrable": False, "poll_interval": 0.01}
+    kind(task_id="task", on_uncertain_submit=on_uncertain, **arguments).execute(make_context(None, ti))
+    assert ti.server.should_retry is (on_uncertain == "resubmit")
 
 
 def test_an_estimate_that_airflow_cannot_push_is_made_again(emulator: SeedanceEmulator) -> None:
-    ti = TaskInstance()
-    server = started(ti)
+    ti = StartedTask()
     op = SeedanceGenerateVideoBatchOperator(task_id="task", requests=["a"], dry_run=True)
     op.execute(make_context(None, ti))
-    assert server.should_retry
+    assert ti.server.should_retry
 
 
 def render(op: Any, ti: TaskInstance, **values: Any) -> None:
@@ -66,29 +69,22 @@ def render(op: Any, ti: TaskInstance, **values: Any) -> None:
 def test_a_template_that_fails_after_a_deferral(
     emulator: SeedanceEmulator, kind: Any, arguments: dict[str, Any], submitted: bool
 ) -> None:
-    class Value:
-        def __str__(self) -> str:
-            raise ConnectionError("the secrets backend is away")
-
+    value = MagicMock(__str__=Mock(side_effect=ConnectionError("the secrets backend is away")))
     emulator.hold()
     if not submitted:
         emulator.fault("rate_limit", retry_after=1800)
-    ti = TaskInstance()
-    started(ti)
+    ti = StartedTask()
     op = kind(task_id="task", **arguments)
     render(op, ti, prompt="a")
-    method = deferral(lambda: op.execute(make_context(None, ti))).method_name
-    started(ti, method)
+    ti.server.next_method = deferral(lambda: op.execute(make_context(None, ti))).method_name
     expected = errors.SeedanceUnrecordedError if submitted else ConnectionError
     with pytest.raises(expected, match="secrets backend is away") as caught:
-        render(kind(task_id="task", **arguments), ti, prompt=Value())
+        render(kind(task_id="task", **arguments), ti, prompt=value)
     assert all(one.generation_id in str(caught.value) for one in emulator.ledger.submissions)
     assert len(emulator.ledger.submissions) == submitted
 
 
 @pytest.mark.parametrize(("kind", "arguments"), OPERATORS)
 def test_a_template_that_fails_at_the_start_is_retried(kind: Any, arguments: dict[str, Any]) -> None:
-    ti = TaskInstance()
-    started(ti)
     with pytest.raises(ZeroDivisionError):
-        render(kind(task_id="task", **{**arguments, "model": "{{ 1 / 0 }}"}), ti, prompt="a")
+        render(kind(task_id="task", **{**arguments, "model": "{{ 1 / 0 }}"}), StartedTask(), prompt="a")

@@ -6,13 +6,11 @@ import time
 from typing import Any
 
 import pytest
-from support import PROMPT, Store, make_context
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.callbacks import tokens
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from airflow_provider_seedance.operators.seedance import SeedreamGenerateImageOperator
-from operators.generation_task import CALLBACK_SECRET, CALLED, NOWHERE, Connect, Task, callback, make
+from operators.generation_task import CALLBACK_SECRET, CALLED, NOWHERE, Connect, Task, callback
 
 CALLING = ("seedance2api", "seedanceapi-v1", "seedanceapi-v2", "ark")
 
@@ -77,13 +75,6 @@ def test_callback_with_another_id_does_not_change_the_delivery(task: Task) -> No
     assert task.resume(callback(foreign_id))["generation_id"] == task.generation_id != foreign_id
 
 
-def test_callback_of_a_failed_render(task: Task) -> None:
-    task.defer()
-    task.services.fail(task.generation_id, "no herons")
-    with pytest.raises(errors.SeedanceGenerationFailedError, match="no herons"):
-        task.resume(task.called)
-
-
 def test_no_callback_url_without_use_callback(task: Task) -> None:
     deferred = task.defer(use_callback=False)
     assert task.services.ledger.submissions[0].callback_url is None
@@ -115,26 +106,3 @@ def test_use_callback_needs_support(task: Task, api: str, extra: dict[str, Any],
     with pytest.raises(errors.SeedanceError, match=says):
         task.run()
     assert task.services.ledger.requests == []
-
-
-@pytest.mark.parametrize(
-    ("op", "says"),
-    [
-        (
-            SeedreamGenerateImageOperator(task_id="task", prompt=PROMPT, use_callback=True),
-            "does not call back for a request for image",
-        ),
-        (
-            make(use_callback=True, extra_params={"callback_url": "https://elsewhere.example/"}),
-            "one address only",
-        ),
-    ],
-    ids=["synchronous images", "callback_url in extra_params"],
-)
-def test_a_request_may_rule_out_callbacks(
-    services: SeedanceEmulator, connect: Connect, op: Any, says: str
-) -> None:
-    connect("ark", **CALLED)
-    with pytest.raises(errors.SeedanceRequestError, match=says):
-        op.execute(make_context(Store()))
-    assert services.ledger.requests == []

@@ -8,14 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support import make_context
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.callbacks.inbox import key_for, with_id
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.submission.timing import TIMING
 from airflow_provider_seedance.triggers.seedance import SeedanceCallbackTrigger
-from operators.generation_task import CALLED, SILENCE, Connect, Task, callback, make
+from operators.generation_task import CALLED, SILENCE, Connect, Task, callback
 
 TimeOut = Callable[[], None]
 
@@ -96,21 +95,19 @@ def test_lookup_comes_before_the_callback(task: Task) -> None:
 
 
 def test_callback_at_the_end_of_the_deferral(task: Task, callback_timed_out: TimeOut) -> None:
-    task.defer()
+    waiting = task.defer()
+    # The deferral ended early.
+    assert task.defer_again().trigger.serialize() == waiting.trigger.serialize()
     task.store_callback(task.generation_id)
     callback_timed_out()
     task.defer_again(SILENCE)
     assert task.polls_its_only_submission
 
 
-def test_early_end_of_the_deferral_defers_again(task: Task) -> None:
-    waiting = task.defer()
-    assert task.defer_again().trigger.serialize() == waiting.trigger.serialize()
-    assert awaits_callback(task)
-    assert task.posts == 1
-
-
-def test_unknown_id_in_a_callback_is_not_adopted(task: Task, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("stored", [True, False])
+def test_unknown_id_is_not_adopted(task: Task, stored: bool, caplog: pytest.LogCaptureFixture) -> None:
+    if not stored:
+        task.without_store()
     caplog.set_level("INFO")
     task.defer()
     task.store_callback("made-up")
@@ -276,8 +273,9 @@ def test_without_store_there_is_only_one_resubmission(calling: Task, callback_ti
     calling.services.fault("drop_reply", times=None)
     calling.defer(on_uncertain_submit="resubmit")
     callback_timed_out()
-    with pytest.raises(errors.SeedanceUncertainSubmitError):
+    with pytest.raises(errors.SeedanceUncertainSubmitError) as caught:
         calling.resume(SILENCE)
+    assert not caught.value.retry_helps
     assert calling.posts == 2
 
 
@@ -299,15 +297,6 @@ def test_resubmission_waits_for_its_callback_and_is_not_repeated(calling: Task) 
 # ---------------------------------------------------------------------- below Airflow 3.3
 
 
-def test_without_store_a_missing_callback_is_final(forgetful: Task, callback_timed_out: TimeOut) -> None:
-    forgetful.defer()
-    callback_timed_out()
-    with pytest.raises(errors.SeedanceError) as caught:
-        forgetful.resume(SILENCE)
-    assert not caught.value.retry_helps
-    assert forgetful.posts == 1
-
-
 @pytest.mark.parametrize("policy", ["fail", "resubmit"])
 def test_without_store_an_unreadable_id_is_final(
     forgetful: Task, callback_timed_out: TimeOut, policy: str
@@ -320,23 +309,10 @@ def test_without_store_an_unreadable_id_is_final(
     assert forgetful.posts == 1
 
 
-def test_without_store_an_unknown_id_is_not_adopted(forgetful: Task) -> None:
+def test_damaged_or_missing_record_in_the_deferral_is_final(forgetful: Task) -> None:
     forgetful.defer()
-    forgetful.defer_again(callback("made-up"))
-    assert awaits_callback(forgetful)
-    forgetful.defer_again(forgetful.called)
-    assert forgetful.polls_its_only_submission
-
-
-def test_damaged_record_in_the_deferral_is_final(forgetful: Task) -> None:
-    forgetful.defer()
-    forgetful.deferred.kwargs = {"record": {"version": 1}}
-    with pytest.raises(errors.SeedanceRecordError):
-        forgetful.resume(forgetful.called)
+    for kwargs in ({"record": {"version": 1}}, {}):
+        forgetful.deferred.kwargs = kwargs
+        with pytest.raises(errors.SeedanceRecordError):
+            forgetful.resume(forgetful.called)
     assert forgetful.posts == 1
-
-
-def test_lost_record_of_an_uncertain_submission_is_not_none(calling: Task) -> None:
-    with pytest.raises(errors.SeedanceRecordError):
-        make(use_callback=True).resume_uncertain(make_context(None))
-    assert calling.submitted == 0

@@ -163,18 +163,20 @@ def test_a_rejected_retry_keeps_the_generation_that_failed_on_record(task: Fallb
 # ---------------------------------------------------------------------- the record before each POST
 
 
+def fail_writes(task: FallbackTask, *which: int, error: type[BaseException] = ConnectionError) -> None:
+    writes = itertools.count(1)
+
+    def fail(what: str) -> None:
+        if what == "set" and next(writes) in which:
+            raise error
+
+    task.store.before = fail
+
+
 @pytest.mark.parametrize("at", range(5))
 def test_a_worker_killed_at_any_write_pays_once(task: FallbackTask, at: int) -> None:
     task.meet(PRIMARY, "402")
-    left = [at]
-
-    def kill(what: str) -> None:
-        if what == "set":
-            left[0] -= 1
-            if left[0] == -1:
-                raise Killed
-
-    task.store.before = kill
+    fail_writes(task, at + 1, error=Killed)
     with suppress(Killed):
         task.enter()
     task.store.before = lambda what: None
@@ -199,16 +201,6 @@ def test_the_record_says_why_a_connection_refused(
     (line,) = [line for line in caplog.messages if "took nothing" in line]
     assert line.startswith(f"Connection {PRIMARY!r} took nothing, and nothing is billed there: ")
     assert line.endswith(f" Trying connection {FALLBACK!r}.")
-
-
-def fail_writes(task: FallbackTask, *which: int) -> None:
-    writes = itertools.count(1)
-
-    def fail(what: str) -> None:
-        if what == "set" and next(writes) in which:
-            raise ConnectionError
-
-    task.store.before = fail
 
 
 def test_a_rejection_that_cannot_be_recorded_does_not_prevent_the_next_intent(task: FallbackTask) -> None:

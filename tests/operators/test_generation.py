@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from datetime import timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowNotFoundException, TaskDeferred
+from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.sdk import DAG, Asset
 from helpers import ALL_APIS
 from support import PROMPT, SECRET, Log, TaskInstance, make_context
@@ -73,12 +75,7 @@ def test_id_known_only_to_the_deferral_is_recorded_on_resume(unrecorded: Task, e
         unrecorded.services.finish(generation_id)
     # A clear finds it, and pays for nothing.
     unrecorded.ti.clear()
-    try:
-        result = unrecorded.run()
-    except TaskDeferred as waiting:
-        unrecorded.deferred = waiting
-        result = unrecorded.resume()
-    assert result["generation_id"] == generation_id
+    assert unrecorded.run()["generation_id"] == generation_id
     assert unrecorded.posts == 1
 
 
@@ -92,10 +89,7 @@ def test_an_unrecordable_id_is_delivered(unrecorded: Task, caplog: pytest.LogCap
 
 
 def test_unserializable_trigger_costs_nothing(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Any) -> Any:
-        raise TypeError("not serializable")
-
-    monkeypatch.setattr(SeedanceGenerationTrigger, "serialize", fail)
+    monkeypatch.setattr(SeedanceGenerationTrigger, "serialize", Mock(side_effect=TypeError))
     with pytest.raises(TypeError):
         task.run()
     assert task.services.ledger.requests == []
@@ -103,10 +97,7 @@ def test_unserializable_trigger_costs_nothing(task: Task, monkeypatch: pytest.Mo
 
 
 def test_failed_xcom_push_does_not_stop_the_task(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Any, key: str, value: Any) -> None:
-        raise ConnectionError("away")
-
-    monkeypatch.setattr(TaskInstance, "xcom_push", fail)
+    monkeypatch.setattr(TaskInstance, "xcom_push", Mock(side_effect=ConnectionError))
     task.defer()
     assert task.submitted == 1
 
@@ -129,7 +120,7 @@ BAD = [
     ("seedanceapi-v2", {"duration": 7}, ["duration=7", "5, 10 or 15"]),
     ("ark", {"prompt": "  "}, ["prompt is empty"]),
     ("runbase", {"images": "https://10.0.0.5/a.png"}, ["not on a public host"]),
-    ("ark", {"extra_params": {"x": float("nan")}}, ["JSON"]),
+    ("ark", {"extra_params": {"x": math.nan}}, ["JSON"]),
 ]
 
 
@@ -149,13 +140,18 @@ def test_invalid_arguments_cost_nothing(task: Task, arguments: dict[str, Any], s
     assert [words for words in (*says, "othing was sent") if words not in message] == []
 
 
-def test_invalid_rendered_argument_is_refused(task: Task) -> None:
+def test_arguments_are_validated_again_at_run_time(task: Task) -> None:
+    task.op = make()
+    task.op.timeout = 0
+    refused(task, errors.SeedanceConfigurationError)
     message = refused(task, errors.SeedanceConfigurationError, on_clear="burn", deferrable=False)
     for words in ("on_clear is 'burn'", "'reuse' or 'new'", "othing was sent"):
         assert words in message
 
 
 unreadable_extra = needs(UNREADABLE_EXTRA)
+
+UNFIT: list[dict[str, Any]] = [{"do_xcom_push": False}, {"multiple_outputs": True}]
 
 
 @pytest.mark.parametrize(
@@ -191,17 +187,12 @@ def test_unreadable_extra_is_a_missing_connection_on_3_1(monkeypatch: pytest.Mon
     ("arguments", "says"),
     [
         ({"on_uncertain_submit": "pray"}, "on_uncertain_submit is 'pray'"),
-        ({"poll_interval": 0}, "poll_interval is 0"),
-        ({"poll_interval": "fast"}, "poll_interval is 'fast'"),
-        ({"poll_interval": float("inf")}, "poll_interval is inf"),
-        ({"timeout": -1}, "timeout is -1"),
-        ({"timeout": True}, "timeout is True"),
-        ({"timeout": None}, "timeout is None"),
-        ({"timeout": float("inf")}, "timeout is inf"),
-        ({"timeout": 1e15}, "timeout is 1000000000000000.0"),
-        ({"timeout": float("nan")}, "timeout is nan"),
-        ({"max_credits": -1}, "max_credits is -1"),
-        ({"max_credits": float("nan")}, "max_credits is nan"),
+        *(({"poll_interval": value}, f"poll_interval is {value!r}") for value in (0, "fast", math.inf)),
+        *(
+            ({"timeout": value}, f"timeout is {value}")
+            for value in (-1, True, None, math.inf, 1e15, math.nan)
+        ),
+        *(({"max_credits": value}, f"max_credits is {value}") for value in (-1, math.nan)),
         ({"max_cost_usd": "1"}, "max_cost_usd is '1'"),
         ({"reuse": "all"}, "reuse is 'all'"),
         ({"use_callback": "yes"}, "use_callback is 'yes'"),
@@ -209,8 +200,7 @@ def test_unreadable_extra_is_a_missing_connection_on_3_1(monkeypatch: pytest.Mon
         ({"cancel_on_kill": object()}, "cancel_on_kill"),
         ({"end_from_trigger": "yes"}, "end_from_trigger"),
         ({"deferrable": None}, "deferrable"),
-        ({"end_from_trigger": True, "do_xcom_push": False}, "end_from_trigger"),
-        ({"end_from_trigger": True, "multiple_outputs": True}, "end_from_trigger"),
+        *(({"end_from_trigger": True, **more}, "end_from_trigger") for more in UNFIT),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -219,12 +209,6 @@ def test_arguments_are_validated_when_the_dag_is_parsed(arguments: dict[str, Any
         make(**arguments)
     assert says in caught.value.message
     assert "Nothing was sent" in caught.value.message
-
-
-def test_arguments_are_validated_again_at_run_time(task: Task) -> None:
-    task.op = make()
-    task.op.timeout = 0
-    refused(task, errors.SeedanceConfigurationError)
 
 
 @pytest.mark.parametrize("api", ["seedance2api"])

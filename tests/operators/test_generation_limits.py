@@ -7,6 +7,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
@@ -195,10 +196,7 @@ def test_below_3_3_failed_synchronous_wait_is_final(forgetful: Task) -> None:
 
 @pytest.mark.parametrize("api", ["runbase"])
 def test_below_3_3_timeout_after_the_submission_is_final(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    def timeout(*_: Any, **__: Any) -> Any:
-        raise AirflowTaskTimeout("execution_timeout")
-
-    monkeypatch.setattr(SeedanceHook, "wait_for_end", timeout)
+    monkeypatch.setattr(SeedanceHook, "wait_for_end", Mock(side_effect=AirflowTaskTimeout))
     with pytest.raises(AirflowTaskTimeout):
         task.run(deferrable=False, poll_interval=0.05)
     task.context = make_context(None, TaskInstance())

@@ -155,14 +155,23 @@ def test_incomplete_event_is_checked_with_the_service(task: Task, event: Any) ->
 # ---------------------------------------------------------------------- resume
 
 
-@pytest.mark.parametrize("reachable", [True, False])
-def test_early_resume_defers_again(task: Task, reachable: bool) -> None:
+@pytest.mark.parametrize(
+    ("fault", "event"),
+    [
+        ({}, None),
+        ({"kind": "gateway_error", "times": None}, None),
+        ({"kind": "refuse", "status": 404}, None),
+        ({"kind": "refuse", "status": 404}, {"outcome": "callback"}),
+    ],
+)
+def test_early_resume_defers_again(task: Task, fault: dict[str, Any], event: Any) -> None:
     first = task.defer()
-    if not reachable:
-        task.services.fault("gateway_error", on="status", times=None)
-    again = task.defer_again()
-    assert again.trigger.serialize() == first.trigger.serialize()
-    assert again.kwargs == first.kwargs
+    if fault:
+        task.services.fault(**fault, on="status")
+    again = task.defer_again(event)
+    assert again.trigger.generation_id == first.trigger.generation_id
+    assert again.trigger.deadline == first.trigger.deadline
+    assert event or again.kwargs == first.kwargs
     assert task.posts == 1
 
 
@@ -186,14 +195,6 @@ def test_generation_unknown_to_the_service(task: Task) -> None:
         task.resume({"outcome": "unknown"})
 
 
-@pytest.mark.parametrize("event", [None, {"outcome": "callback"}], ids=["no event", "callback"])
-def test_one_not_found_does_not_end_a_wait(task: Task, event: Any) -> None:
-    task.defer_and_finish()
-    task.services.fault("refuse", on="status", status=404)
-    again = task.defer_again(event)
-    assert task.resume(fire(again.trigger))["status"] == "succeeded"
-
-
 def test_broken_trigger_of_an_unfinished_render(task: Task) -> None:
     task.defer()
     with pytest.raises(errors.SeedanceServerError) as caught:
@@ -203,10 +204,7 @@ def test_broken_trigger_of_an_unfinished_render(task: Task) -> None:
     assert "does not submit" in caught.value.message
     with pytest.raises(errors.SeedanceTimeoutError):
         task.fail_deferral(TIMEOUT)
-
-
-def test_trigger_that_always_breaks_does_not_extend_the_deadline(task: Task) -> None:
-    task.defer_and_finish()
+    # A trigger that always breaks does not extend the deadline.
     task.services.fault("rate_limit", on="status", times=None)
     assert deferral(lambda: task.fail_deferral(FAILURE)).timeout is not None
     task.store.change(submitted_at="2026-01-01T00:00:00+00:00")
@@ -215,27 +213,16 @@ def test_trigger_that_always_breaks_does_not_extend_the_deadline(task: Task) -> 
     assert task.submitted == 1
 
 
-def test_resume_with_an_unreadable_store_or_a_damaged_record_delivers(task: Task) -> None:
+def test_resume_with_an_unreadable_store_or_another_record_delivers(task: Task) -> None:
     task.defer_and_finish()
     task.store.break_down("get", "set")
     assert task.resume()["status"] == "succeeded"
     task.store.before = lambda what: None
-    task.store.change(version=99)
-    assert task.resume()["status"] == "succeeded"
-    assert task.store.value["version"] == 99
-
-
-def test_record_of_another_generation_is_not_changed(task: Task) -> None:
-    task.defer_and_finish()
-    task.store.change(generation_id="newer")
-    assert task.resume()["generation_id"] != "newer"
-    assert task.store.value["generation_id"] == "newer"
-    assert task.store.value["state"] == "submitted"
-
-
-def test_resume_without_generation_id(task: Task) -> None:
-    with pytest.raises(errors.SeedanceRecordError, match="names a generation"):
-        make().execute_complete(task.context)
+    for change in ({"generation_id": "newer"}, {"version": 99}):
+        task.store.change(**change)
+        record = task.store.value
+        assert task.resume()["generation_id"] == task.generation_id
+        assert task.store.value == record
 
 
 # ---------------------------------------------------------------------- failed deferrals of submissions
@@ -248,6 +235,8 @@ def test_failed_deferral_without_record_or_id(task: Task, reason: str) -> None:
     task.op = make()
     with pytest.raises((TaskDeferralTimeout, TaskDeferralError)):
         task.fail_deferral(reason)
+    with pytest.raises(errors.SeedanceRecordError, match="names a generation"):
+        make().execute_complete(task.context)
 
 
 @pytest.mark.parametrize(("reason", "stored"), [(TIMEOUT, True), (FAILURE, False)])
@@ -333,15 +322,8 @@ def test_failed_render(
 ) -> None:
     task.services.release()
     task.services.fault("fail", message=message, code=code)
-
-    def to_the_end() -> None:
-        if deferrable:
-            task.resume(fire(task.defer(poll_interval=0.01).trigger))
-        else:
-            task.run(poll_interval=0.01, deferrable=False)
-
     with pytest.raises(error) as caught:
-        to_the_end()
+        task.resume(fire(task.defer(poll_interval=0.01).trigger)) if deferrable else direct(task)
     assert type(caught.value) is error
     assert (caught.value.generation_id, caught.value.vendor_code) == (task.generation_id, code)
     assert task.generation_id in caught.value.message
@@ -357,16 +339,6 @@ def test_synchronous_wait_times_out(task: Task) -> None:
     task.ti.retry()
     assert task.run(deferrable=False)["status"] == "succeeded"
     assert task.posts == 1
-
-
-@pytest.mark.parametrize("again", [TaskInstance.retry, TaskInstance.clear])
-def test_an_argument_refused_after_a_submission_names_the_generation(task: Task, again: Any) -> None:
-    task.defer()
-    again(task.ti)
-    with pytest.raises(errors.SeedanceRequestError) as caught:
-        task.run(duration=9999)
-    assert task.generation_id in caught.value.message
-    assert "Nothing was sent" not in caught.value.message
 
 
 def test_id_that_only_the_deferral_has_outlives_a_failure(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from support import Log, Store, TaskInstance, deferral, make_context
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.decorators.seedance import _SeedanceVideoDecoratedOperator as Decorated
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from operators.batch_runner import Batch, kinds
+from airflow_provider_seedance.triggers import events
+from operators.batch_runner import Batch, keys, kinds
 from operators.generation_task import Connect, fire, make
 
 #: Credits of a render of four seconds in 720p by the published prices.
@@ -204,6 +206,49 @@ def test_a_batch_names_what_was_spent(batch: Batch, log: Log) -> None:
     expected = f"max_credits=28 leaves: {earlier}, 28 ({ids})"
     assert expected in str(caught.value)
     assert any(expected in line for line in log.lines)
+
+
+def test_a_batch_stops_before_the_next_could_exceed_the_limit(batch: Batch, log: Log) -> None:
+    arguments = {**IN_720P, "max_credits": 2.5 * PRICE}
+    result = batch.run(["a", "b", "c", "d"], **arguments, on_item_failure="keep")
+    assert (keys(result["succeeded"]), result["not_submitted"]) == (["0", "1"], ["2", "3"])
+    assert result["credits"] == 2 * PRICE
+    spent = f"The request costs {PRICE} credits, more than max_credits={2.5 * PRICE:g} leaves: earlier"
+    lines_about_it = [line for line in log.lines if line.startswith(spent) and f" {2 * PRICE} (" in line]
+    assert any(line.endswith("2 renders not submitted: 2, 3.") for line in lines_about_it)
+    with pytest.raises(errors.SeedanceBatchFinalError, match=r"max_credits.*2 renders not submitted"):
+        batch.other_task().run(["a", "b", "c", "d"], **arguments)
+
+
+def test_failed_items_count_over_retries(batch: Batch) -> None:
+    batch.services.fault("fail", times=None, message="no")
+    for _ in range(3):
+        with pytest.raises(errors.SeedanceBatchError):
+            batch.run(["a", "b"], max_credits=3 * PRICE, **IN_720P)
+        batch.ti.retry()
+    assert len(batch.paid) == 3
+
+
+def test_failed_item_that_cost_nothing_does_not_count(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_event = events.read_event
+
+    def nothing_consumed(event: Any, generation_id: str) -> Any:
+        generation = read_event(event, generation_id)
+        return generation and replace(generation, credits=0.0 if generation.error_message else PRICE)
+
+    monkeypatch.setattr(events, "read_event", nothing_consumed)
+    batch.services.fault("fail", prompt="a", message="no")
+    with pytest.raises(errors.SeedanceBatchError):
+        batch.run(["a", "b"], max_credits=2 * PRICE, **IN_720P)
+    assert batch.retry()["credits"] == 2 * PRICE
+    assert sorted(batch.paid) == ["a", "a", "b"]
+
+
+def test_uncertain_item_counts(batch: Batch) -> None:
+    batch.services.fault("drop_reply", prompt="a")
+    result = batch.run(["a", "b", "c"], max_credits=2 * PRICE, on_item_failure="keep", **IN_720P)
+    assert (keys(result["succeeded"]), keys(result["failed"])) == (["1"], ["0"])
+    assert result["not_submitted"] == ["2"]
 
 
 def test_items_that_left_the_list_count(batch: Batch) -> None:

@@ -43,13 +43,17 @@ def test_an_invalid_request_is_not_its_own_cause(make_operator: Any, stored: boo
 
 
 @pytest.mark.parametrize("make_operator", MAKE)
-def test_an_invalid_request_after_a_submission_has_a_cause(make_operator: Any) -> None:
+def test_an_invalid_request_after_a_submission_has_a_cause(
+    held: SeedanceEmulator, make_operator: Any
+) -> None:
     store, ti = Store(), TaskInstance()
     deferral(lambda: make_operator().execute(make_context(store, ti)))
     ti.retry()
     submitted = "1 generation was submitted by this task"
     with pytest.raises(errors.SeedanceRequestError, match=submitted) as caught:
         make_operator(duration=-1).execute(make_context(store, ti))
+    assert held.ledger.submissions[0].generation_id in caught.value.message
+    assert "Nothing was sent" not in caught.value.message
     check_chain(caught.value)
     assert isinstance(caught.value.__cause__, errors.SeedanceRequestError)
 

@@ -152,7 +152,7 @@ def test_images_from_another_tasks_result(task: Task) -> None:
         assert content[1]["image_url"]["url"] == image["url"]
     with pytest.raises(errors.SeedanceRequestError):
         task.run(images={"generation_id": "g", "urls": []})
-    assert task.submitted == 5
+    assert task.submitted == 1 + 5  # the image, and the videos
 
 
 @pytest.mark.parametrize("api", ["seedance2api"])

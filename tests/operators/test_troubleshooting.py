@@ -157,11 +157,7 @@ PRODUCERS: dict[str, Callable[[Stage], Any]] = {
 
 @pytest.mark.parametrize("text", PRODUCERS)
 def test_a_message_is_the_one_on_the_page(
-    text: str,
-    services: SeedanceEmulator,
-    connect: Connect,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    text: str, services: SeedanceEmulator, connect: Connect, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with pytest.raises(errors.SeedanceError) as caught:
         PRODUCERS[text](Stage(services, connect, monkeypatch, tmp_path))

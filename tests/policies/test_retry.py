@@ -19,6 +19,7 @@ pytestmark = needs(RETRY_POLICIES)
 #: Policy that runs the task again at the time that an error names.
 AGAIN = getattr(RetryAction, "RESCHEDULE", None) or getattr(RetryAction, "RETRY", None)
 REFUSED = errors.SeedanceRateLimitError("429", retry_after=1800)
+BROKEN = errors.SeedanceServerError("500")
 
 
 def decide(error: BaseException) -> Any:
@@ -41,13 +42,7 @@ def test_the_retry_after_of_the_service_is_the_delay(seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "error",
-    [
-        errors.SeedanceServerError("500"),
-        errors.SeedanceRateLimitError("429"),
-        ValueError("x"),
-        KeyboardInterrupt(),
-    ],
+    "error", [BROKEN, errors.SeedanceRateLimitError("429"), ValueError("x"), KeyboardInterrupt()]
 )
 def test_any_other_error_is_left_to_the_task(error: BaseException) -> None:
     assert decide(error).action is RetryAction.DEFAULT
@@ -58,21 +53,11 @@ def test_the_policy_is_restored_from_its_serialization() -> None:
 
 
 @needs(RESCHEDULING)
-def test_rescheduling_is_bounded() -> None:
-    decision = decide(REFUSED)
-    assert (decision.max_reschedules, decision.reschedule_timeout) == (None, RESCHEDULE_TIMEOUT)
-
-
-@needs(RESCHEDULING)
 @pytest.mark.parametrize(
     ("error", "action", "reason"),
     [
         (REFUSED, "RESCHEDULE", "SeedanceRetryPolicy: a request can succeed in 1800 s"),
-        (
-            errors.SeedanceServerError("500"),
-            "RETRY",
-            "ExceptionRetryPolicy: broken (after SeedanceRetryPolicy",
-        ),
+        (BROKEN, "RETRY", "ExceptionRetryPolicy: broken (after SeedanceRetryPolicy"),
         (ValueError("x"), "DEFAULT", "no policy decided"),
     ],
 )
@@ -88,10 +73,10 @@ def test_a_chain_asks_the_next_policy_without_a_time(error: Exception, action: s
 @needs(RESCHEDULING)
 def test_a_chain_may_bound_the_rescheduling_before() -> None:
     policies: Any = import_module("airflow.sdk.definitions.retry_policy")
-    rule = policies.RetryRule(
-        exception=errors.SeedanceRateLimitError, action=RetryAction.RESCHEDULE, max_reschedules=3
-    )
+    rule = policies.RetryRule(exception=type(REFUSED), action=RetryAction.RESCHEDULE, max_reschedules=3)
     chain = policies.ChainRetryPolicy([policies.ExceptionRetryPolicy(rules=[rule]), SeedanceRetryPolicy()])
+    decision = decide(REFUSED)
+    assert (decision.max_reschedules, decision.reschedule_timeout) == (None, RESCHEDULE_TIMEOUT)
     assert chain.evaluate(REFUSED, 1, 3).max_reschedules == 3
     away = errors.SeedanceServerError("503", retry_after=60)
     assert chain.evaluate(away, 1, 3).reschedule_timeout == RESCHEDULE_TIMEOUT

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowSkipException
@@ -183,11 +184,9 @@ def test_a_used_up_quota_extends_the_deadline(
     context = make_context(None)
     sensor = make(submitted(ark, "ark"))
 
-    def get(*arguments: Any) -> Any:
-        raise errors.SeedanceRateLimitError("too many requests", http_status=429, retry_after=retry_after)
-
+    error = errors.SeedanceRateLimitError("too many requests", http_status=429, retry_after=retry_after)
     with monkeypatch.context() as patch:
-        patch.setattr(SeedanceHook, "get_generation", get)
+        patch.setattr(SeedanceHook, "get_generation", Mock(side_effect=error))
         event = {"generation_id": sensor.generation_id, "outcome": "deadline"}
         over = time.time() - 1
         again = deferral(lambda: sensor.execute_complete(context, event, deadline=over))

@@ -132,22 +132,18 @@ def request_of(body: Mapping[str, Any]) -> str:
 ONE, TWO = "A lamp https://in.example/uc?id=1", "A lamp https://in.example/uc?id=2"
 
 #: Outcomes of a submission, and whether it is taken.
-WEATHER = {
-    "fine": True,
-    "known late": True,
-    "lost reply": True,
-    "rubbish": True,
-    "gateway took it": True,
-    "worker dies after": True,
-    "lost request": False,
-    "gateway": False,
-    "redirect": False,
-    "unsent": False,
-    "busy": False,
-    "overloaded": False,
-    "refused": False,
-    "worker dies before": False,
-}
+TAKEN = ("fine", "known late", "lost reply", "rubbish", "gateway took it", "worker dies after")
+NOT_TAKEN = (
+    "lost request",
+    "gateway",
+    "redirect",
+    "unsent",
+    "busy",
+    "overloaded",
+    "refused",
+    "worker dies before",
+)
+WEATHER = {**dict.fromkeys(TAKEN, True), **dict.fromkeys(NOT_TAKEN, False)}
 
 #: Mostly fine, or nothing would ever come of a task.
 WEATHERS = ("fine",) * 8 + tuple(sorted(WEATHER))

@@ -60,11 +60,6 @@ def test_the_wait_before_a_submission(
     assert all(now == 1000 + sum(waits[:number]) for number, (now,) in enumerate(shared.calls))
 
 
-def test_after_a_wait_for_the_quota_nothing_is_reserved() -> None:
-    rate: Any = Scripted()
-    assert module.reserve_quota(None, rate, "Vendor", inline=True, has_fallback=False) is None
-
-
 @pytest.mark.parametrize(("has_fallback", "max_wait"), [(True, 60.0), (False, math.inf)])
 def test_a_time_far_ahead_is_booked_where_no_other_connection_is_tried(
     slept: list[float], has_fallback: bool, max_wait: float
@@ -72,6 +67,9 @@ def test_a_time_far_ahead_is_booked_where_no_other_connection_is_tried(
     quota, rate = Scripted(0), Scripted(0)
     module.reserve_quota(quota, rate, "Vendor", inline=False, has_fallback=has_fallback)
     assert rate.calls == [(1000.0, max_wait)]
+    # After a wait for the quota nothing is reserved.
+    nothing: Any = Scripted()
+    assert module.reserve_quota(None, nothing, "Vendor", inline=True, has_fallback=has_fallback) is None
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -239,13 +239,6 @@ def test_the_attempt_of_a_task_instance(fields: dict[str, Any], found: tuple[Any
     attempt = Attempt.of(SimpleNamespace(**fields))
     assert (attempt.max_tries, attempt.try_number, attempt.ti_id) == found
     assert attempt.fingerprint == NO_REQUEST
-
-
-def test_the_deciding_moment_is_handed_in() -> None:
-    """No clock is read: an output of the past is alive in the past."""
-    then = datetime(2001, 1, 1, tzinfo=UTC)
-    generation = remote("succeeded", expires_at=datetime(2001, 1, 2, tzinfo=UTC))
-    assert isinstance(decisions.decide_remote(SUBMITTED, AUTOMATIC, "reuse", generation, then), Deliver)
 
 
 def uncertain(

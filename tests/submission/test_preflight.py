@@ -33,10 +33,10 @@ def airflow_3_4(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task_state, "AIRFLOW_V_3_4_PLUS", True)
 
 
-def warnings(caplog: pytest.LogCaptureFixture, accessor: Any, ti: TaskInstance) -> list[str]:
+def warnings(caplog: pytest.LogCaptureFixture, accessor: Any, ti: Any, retries: int | None = 2) -> list[str]:
     caplog.clear()
     with caplog.at_level(logging.INFO):
-        warn_of_discarded_records(TaskStateStore(accessor), ti, 2)
+        warn_of_discarded_records(TaskStateStore(accessor), ti, retries)
     return [line.message for line in caplog.records if line.levelno == logging.WARNING]
 
 
@@ -61,15 +61,12 @@ def test_a_cleared_try_whose_task_state_was_kept_misses_nothing(caplog: pytest.L
     ti, store = TaskInstance(), Store()
     TaskStateStore(store).write("generation", samples.intent())
     ti.clear()
-    assert [DISCARDED in line for line in warnings(caplog, store, ti)] == [False]
-
-
-def test_records_that_cannot_be_read_are_not_missing(caplog: pytest.LogCaptureFixture) -> None:
-    ti, store = TaskInstance(), Store()
-    ti.clear()
-    store.break_down("get")
+    assert warnings(caplog, store, ti) == [CLEAR_DISCARDS_RECORD]
+    store.break_down("get")  # what cannot be read is not missing
     with pytest.raises(errors.SeedanceStateError):
         warnings(caplog, store, ti)
+    for other in (object(), TaskInstance(max_tries=0), TaskInstance(max_tries=None)):  # type: ignore[arg-type]
+        assert warnings(caplog, Store(), other, None) == [CLEAR_DISCARDS_RECORD]
 
 
 @pytest.mark.parametrize("on_3_4", [False, True])
@@ -153,10 +150,3 @@ def test_a_limit_of_a_request_whose_price_is_known() -> None:
     check_price_known(get_api("runbase"), prepare("runbase", video()), {})
     with pytest.raises(errors.SeedanceConfigurationError, match=r"for this request\. Remove max_cost_usd"):
         check_price_known(get_api("ark"), prepare("ark", video()), {"cost_usd": 5})
-
-
-def test_a_task_without_retries_that_was_not_cleared_misses_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    for ti in (object(), TaskInstance(max_tries=0), TaskInstance(max_tries=None)):  # type: ignore[arg-type]
-        caplog.clear()
-        warn_of_discarded_records(TaskStateStore(Store()), ti, None)
-        assert caplog.messages == [CLEAR_DISCARDS_RECORD]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from helpers import image, settings, video
@@ -76,13 +77,8 @@ def test_an_input_is_downloaded_once(host: MediaServer) -> None:
 def test_another_task_that_submits_is_waited_for(monkeypatch: pytest.MonkeyPatch, failures: int) -> None:
     slept: list[float] = []
     monkeypatch.setattr(module.time, "sleep", slept.append)
-    left = [errors.SeedanceRateLimitError("Another task submits.") for _ in range(failures)]
-
-    def write() -> str:
-        if left:
-            raise left.pop()
-        return "written"
-
+    busy = errors.SeedanceRateLimitError("Another task submits.")
+    write = Mock(side_effect=[*[busy] * failures, "written"])
     if failures > len(TIMING.reuse_backoff):
         with pytest.raises(errors.SeedanceRateLimitError):
             repeat_while_submitting(write)
@@ -94,12 +90,10 @@ def test_another_task_that_submits_is_waited_for(monkeypatch: pytest.MonkeyPatch
 # ---------------------------------------------------------------------- outputs
 
 BUSY = [Reply(status=status, body=b"busy") for status in (429, 500, 503)]
+TYPES = ("text/html", "application/xml", "application/json")
 GONE = [
     *(Reply(status=status, body=b"gone") for status in (204, 403, 404, 499)),
-    *(
-        Reply(status=200, body=b"{}", headers={"Content-Type": kind})
-        for kind in ("text/html", "application/xml", "application/json")
-    ),
+    *(Reply(status=200, body=b"{}", headers={"Content-Type": kind}) for kind in TYPES),
     Reply(status=200, body=b"x", headers={"Content-Encoding": "gzip", "Content-Type": "video/mp4"}),
     Reply(status=200, body=b"", headers={"Content-Type": "video/mp4"}),
 ]

@@ -16,10 +16,9 @@ from airflow_provider_seedance.submission.records import Attempt, Fingerprint, R
 from airflow_provider_seedance.submission.submission_result import NotTaken, RetryLater
 from airflow_provider_seedance.submission.submitter import FallbackSubmission
 
-PRINTS = {
-    name: Fingerprint(api="ark", base_url=f"https://{name}", media="video", arguments={}) for name in "abc"
-}
-ATTEMPT = Attempt(fingerprint=PRINTS["a"], max_tries=2, try_number=2)
+A = Fingerprint(api="ark", base_url="https://a", media="video", arguments={})
+PRINTS = {name: replace(A, base_url=f"https://{name}") for name in "abc"}
+ATTEMPT = Attempt(fingerprint=A, max_tries=2, try_number=2)
 CLEARED = replace(ATTEMPT, max_tries=5)
 
 LIMITED = errors.SeedanceRateLimitError

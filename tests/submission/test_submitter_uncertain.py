@@ -85,21 +85,32 @@ def test_a_lost_reply_is_looked_up(ark: Task, kind: str) -> None:
     assert generation.model == "dreamina-seedance-2-0-260128"  # from the request
 
 
-def test_a_failed_look_up_is_repeated_by_the_next_try(ark: Task, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("policy", ["fail", "resubmit"])
+def test_a_failed_look_up_is_repeated_by_the_next_try(
+    ark: Task, caplog: pytest.LogCaptureFixture, policy: str
+) -> None:
+    """The first submission may be billed: only a look-up without a match allows another one."""
     caplog.set_level("INFO")
     ark.services.fault("drop_reply")
     ark.services.fault("cut", on="list", times=6)
     for _ in range(2):
         with pytest.raises(errors.SeedanceConnectionError, match="may have been billed") as caught:
-            ark.enter()
+            ark.enter(on_uncertain_submit=policy)
         assert caught.value.retry_helps
         assert ark.store.states == ["intent"]
         ark.ti.retry()
     assert "The uncertain submission cannot be looked up now: " in caplog.text
-    assert [ark.submit().generation_id] == ark.submitted
+    assert [ark.submit(on_uncertain_submit=policy).generation_id] == ark.submitted
     found = f"The submission whose reply was lost was taken: it is generation {ark.submitted[0]}."
     assert found in caplog.messages
     assert ark.posts == 1
+    # Without a store nothing is left to a later try.
+    forgetful = Task(ark.services, "ark")
+    forgetful.stored = False
+    ark.services.fault("drop_reply", times=None)
+    ark.services.fault("cut", on="list", times=None)
+    with pytest.raises(errors.SeedanceUncertainSubmitError):
+        forgetful.enter()
 
 
 def test_a_clear_of_a_reported_submission_pays_again_only_after_one_more_look_up(ark: Task) -> None:
@@ -128,20 +139,6 @@ def test_a_rejected_resubmission_restores_the_uncertain_record(ark: Task) -> Non
     assert (written[0]["resubmitted"], written[-1]["resubmitted"]) == (False, True)
 
 
-@pytest.mark.parametrize("later", [False, True], ids=["at once", "in a retry"])
-def test_nothing_is_submitted_again_while_the_look_up_fails(ark: Task, later: bool) -> None:
-    """The first submission may be billed: only a look-up without a match allows another one."""
-    ark.services.fault("drop_reply")
-    ark.services.fault("cut", on="list", times=6 if later else 3)
-    for _ in range(1 + later):
-        with pytest.raises(errors.SeedanceConnectionError):
-            ark.enter(on_uncertain_submit="resubmit")
-        assert ark.store.states == ["intent"]
-        ark.ti.retry()
-    assert [ark.submit(on_uncertain_submit="resubmit").generation_id] == ark.submitted
-    assert ark.posts == 1
-
-
 @pytest.mark.parametrize(
     ("status", "kind", "policy"),
     [
@@ -163,14 +160,6 @@ def test_a_look_up_that_the_key_does_not_allow_is_left_to_a_clear(
         ark.ti.clear()
     assert [ark.submit(on_uncertain_submit=policy).generation_id] == ark.submitted
     assert ark.posts == 1
-
-
-def test_without_a_store_nothing_is_left_to_a_later_try(ark: Task) -> None:
-    ark.services.fault("drop_reply")
-    ark.services.fault("cut", on="list", times=None)
-    ark.stored = False
-    with pytest.raises(errors.SeedanceUncertainSubmitError):
-        ark.enter()
 
 
 def test_a_generation_of_another_task_is_not_adopted(ark: Task) -> None:

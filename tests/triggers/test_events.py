@@ -56,8 +56,7 @@ def test_an_event_passes_through_airflow() -> None:
         generation(credits=2.5, duration=5, model="m", completed_at=datetime(2026, 2, 7, tzinfo=UTC)),
         generation(urls=()),
         generation("failed", error_message="no", error_code="X"),
-        generation("cancelled"),
-        generation("expired"),
+        *(generation(status) for status in ("cancelled", "expired")),
     ],
 )
 def test_an_event_of_an_ended_generation_is_read_as_written(ended: Generation) -> None:
@@ -67,16 +66,15 @@ def test_an_event_of_an_ended_generation_is_read_as_written(ended: Generation) -
 @pytest.mark.parametrize(
     "event",
     [
-        make_event(generation("running")),
-        make_event(generation("queued")),
+        *(make_event(generation(status)) for status in ("running", "queued")),
         {**make_event(generation(urls=())), "outcome": "ended"},
-        {**EVENT, "outcome": "no_output"},
-        {**EVENT, "outcome": "callback"},
+        *({**EVENT, "outcome": outcome} for outcome in ("no_output", "callback")),
         {**EVENT, "generation_id": "g-2"},
         {**EVENT, "result": None},
-        {**EVENT, "result": {**RESULT, "generation_id": "g-2"}},
-        {**EVENT, "result": {**RESULT, "status": "unheard-of"}},
-        {**EVENT, "result": {**RESULT, "urls": "text"}},
+        *(
+            {**EVENT, "result": {**RESULT, **change}}
+            for change in ({"generation_id": "g-2"}, {"status": "unheard-of"}, {"urls": "text"})
+        ),
     ],
 )
 def test_an_event_without_a_complete_result_is_not_used(event: Any) -> None:
@@ -104,9 +102,8 @@ def test_a_damaged_event_is_not_used_or_complete(outer: dict[str, Any], inner: d
     if read is not None:
         assert read.generation_id == "g-1"
         assert read.status.terminal
-        assert (
-            read.urls or read.status is not GenerationStatus.SUCCEEDED or outer.get("outcome") == "no_output"
-        )
+        empty = read.status is GenerationStatus.SUCCEEDED and not read.urls
+        assert not empty or outer.get("outcome") == "no_output"
         json.dumps(read.result())
 
 

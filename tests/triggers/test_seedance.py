@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import ANY, AsyncMock
 
 import pytest
 from airflow.sdk.bases.xcom import BaseXCom
@@ -51,10 +52,7 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that a trigger sleeps, none of which pass; it is 1000 seconds after 1970."""
     slept: list[float] = []
 
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-
-    monkeypatch.setattr(module.asyncio, "sleep", sleep)
+    monkeypatch.setattr(module.asyncio, "sleep", AsyncMock(side_effect=slept.append))
     monkeypatch.setattr(module.time, "time", lambda: 1000.0)
     return slept
 
@@ -63,15 +61,8 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     "trigger",
     [
         make("g-1"),
-        make(
-            "g-2",
-            media="image",
-            poll_interval=None,
-            estimated_wait=90.0,
-            cancel_on_kill=False,
-            end_from_trigger=True,
-            result_defaults={"model": "m", "duration": 5, "credits": 2.5},
-        ),
+        make("g-2", media="image", poll_interval=None, estimated_wait=90.0, cancel_on_kill=False),
+        make("g-3", end_from_trigger=True, result_defaults={"model": "m", "duration": 5, "credits": 2.5}),
         SeedanceQuotaTrigger(not_before=1795219150.5),
         SeedanceCallbackTrigger(deadline=5.0, callback_nonce="n1"),
     ],
@@ -171,10 +162,8 @@ def test_a_submission_waits_for_its_time(slept: list[float], moment: float, paus
 
 
 def test_a_missing_connection_delays_nothing(monkeypatch: pytest.MonkeyPatch, slept: list[float]) -> None:
-    async def look_up(conn_id: str) -> None:
-        raise errors.SeedanceConfigurationError("there is no such connection")
-
-    monkeypatch.setattr(module, "look_up_settings", look_up)
+    missing = errors.SeedanceConfigurationError("there is no such connection")
+    monkeypatch.setattr(module, "look_up_settings", AsyncMock(side_effect=missing))
     trigger = SeedanceQuotaTrigger(not_before=1.0, seedance_conn_id="gone")
     assert fire(trigger).payload == {"not_before": 1.0}
     assert hub._connections == {}
@@ -184,17 +173,13 @@ def test_a_missing_connection_delays_nothing(monkeypatch: pytest.MonkeyPatch, sl
 def test_a_submission_waits_for_the_quota_of_its_connection(
     monkeypatch: pytest.MonkeyPatch, slept: list[float], moment: float, until: float
 ) -> None:
-    waits: list[tuple[float, str | None]] = []
-
-    async def wait(not_before: float, conn_id: str | None, look_up: Any) -> None:
-        waits.append((not_before, conn_id))
-
+    wait = AsyncMock()
     monkeypatch.setattr(module, "wait_for_submission", wait)
     trigger = SeedanceQuotaTrigger(not_before=moment, seedance_conn_id="mine")
     _, kwargs = trigger.serialize()
     assert kwargs == {"not_before": moment, "seedance_conn_id": "mine"}
     assert fire(trigger).payload == {"not_before": moment}
-    assert waits == [(until, "mine")]
+    wait.assert_awaited_once_with(until, "mine", ANY)
 
 
 def test_a_callback_that_does_not_come_fires_at_the_deadline(submit: Callable[[str], str]) -> None:

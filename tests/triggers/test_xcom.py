@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from airflow.sdk.bases.xcom import BaseXCom
@@ -54,6 +55,9 @@ def test_progress_is_written_in_steps(written: list[tuple[str, Any, int]]) -> No
     on_loop(report([None, 0, 1, 4.4, 7, 9, 30, 20, 250, float("nan")]))
     assert [value for _, value, _ in written] == [7, 30, 100]
     assert {(key, map_index) for key, _, map_index in written} == {("seedance_progress", -1)}
+    written.clear()
+    on_loop(report([50], ti=None))
+    assert written == []
 
 
 def test_progress_is_written_in_the_context_of_the_trigger(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,30 +70,29 @@ def test_progress_is_written_in_the_context_of_the_trigger(monkeypatch: pytest.M
 
     async def wait() -> None:
         attempt.set("of the trigger")
-        reporter = ProgressReporter(TI)
-        hub = asyncio.create_task(poll(reporter), context=contextvars.Context())
-        await hub
-        await asyncio.gather(*xcom._pushes)
-
-    async def poll(reporter: ProgressReporter) -> None:
+        reporter, hub = ProgressReporter(TI), contextvars.Context()
         for percent in (50, 80):
-            reporter(reading(percent))
+            hub.run(reporter, reading(percent))
+        await asyncio.gather(*xcom._pushes)
 
     monkeypatch.setattr(BaseXCom, "aset", aset)
     on_loop(wait())
     assert seen == ["of the trigger"] * 2
 
 
-async def report_ends(ids: list[str], *, closed: bool = False) -> None:
+def ended(generation_id: str) -> Generation:
+    return replace(
+        reading(None), generation_id=generation_id, status=GenerationStatus.SUCCEEDED, read_at=SEEN
+    )
+
+
+async def report_ends(ids: list[str]) -> None:
+    """Report ends, and one more after the wait."""
     with EndsReporter(TI) as reporter:
         for one in ids:
-            reporter(
-                Generation(generation_id=one, api="ark", media="video", status=GenerationStatus.SUCCEEDED)
-            )
+            reporter(ended(one))
             await asyncio.sleep(0.03)
-    if not closed:
-        return
-    reporter(Generation(generation_id=ids[0], api="ark", media="video", status=GenerationStatus.SUCCEEDED))
+    reporter(ended("late"))
     await asyncio.sleep(0.03)
 
 
@@ -97,34 +100,16 @@ def test_the_ends_of_a_batch_are_written_at_an_interval(
     written: list[tuple[str, Any, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(xcom, "MIN_WRITE_INTERVAL_SECONDS", 0.001)
-    on_loop(report_ends(["a", "b"], closed=True))
+    on_loop(report_ends(["a", "b"]))
     assert [[one["generation_id"] for one in value] for _, value, _ in written] == [["a"], ["a", "b"]]
+    assert {one["completed_at"] for _, value, _ in written for one in value} == {SEEN.isoformat()}
     written.clear()
     monkeypatch.setattr(xcom, "MIN_WRITE_INTERVAL_SECONDS", 60)
     on_loop(report_ends(["a", "b", "c"]))
     assert len(written) == 1
 
 
-def test_an_end_has_the_time_at_which_it_was_seen(written: list[tuple[str, Any, int]]) -> None:
-    async def end() -> None:
-        with EndsReporter(TI) as reporter:
-            reporter(replace(reading(None), status=GenerationStatus.SUCCEEDED, read_at=SEEN))
-            await asyncio.sleep(0.03)
-
-    on_loop(end())
-    ((_, (value,), _),) = written
-    assert value["completed_at"] == SEEN.isoformat()
-
-
 def test_failed_write_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def aset(*_: Any, **__: Any) -> None:
-        raise ConnectionError("the supervisor is away")
-
-    monkeypatch.setattr(BaseXCom, "aset", aset)
+    monkeypatch.setattr(BaseXCom, "aset", AsyncMock(side_effect=ConnectionError))
     on_loop(report([50]))
     assert xcom._pushes == set()
-
-
-def test_trigger_without_task_instance_writes_nothing(written: list[tuple[str, Any, int]]) -> None:
-    on_loop(report([50], ti=None))
-    assert written == []
