@@ -23,7 +23,11 @@ from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.polling import hub
 from airflow_provider_seedance.triggers import cancellation
 from airflow_provider_seedance.triggers.cancellation import ABANDONED_STATES, is_abandoned, read_task_state
-from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger
+from airflow_provider_seedance.triggers.seedance import (
+    SeedanceCallbackTrigger,
+    SeedanceGenerationTrigger,
+    SeedanceQuotaTrigger,
+)
 from triggers.generation_trigger import make
 
 
@@ -247,21 +251,36 @@ def test_no_kill_is_lost_while_the_connection_cannot_be_looked_up(
     assert [f"generation g{number} goes on" in line for number, line in enumerate(said)] == [True] * 11
 
 
-def test_a_killed_wait_keeps_no_frames(connect: Callable[..., None]) -> None:
+@pytest.mark.parametrize(
+    "make_trigger",
+    [
+        lambda: make("g", poll_interval=3600.0),
+        lambda: SeedanceQuotaTrigger(not_before=time.time() + 60),
+        lambda: SeedanceCallbackTrigger(deadline=time.time() + 60, callback_nonce="n"),
+    ],
+)
+def test_a_killed_trigger_leaves_no_frames(connect: Callable[..., None], make_trigger: Any) -> None:
     """Airflow keeps the error of each killed trigger until the next cycle, and reads its argument."""
     connect("seedanceapi-v2")
 
+    async def run(trigger: Any) -> None:
+        try:
+            await anext(trigger.run())
+        finally:
+            await trigger.cleanup()
+
     async def caught() -> asyncio.CancelledError:
-        waiting = asyncio.create_task(anext(make("g", poll_interval=3600.0).run()))  # type: ignore[arg-type]
+        running = asyncio.create_task(run(make_trigger()))
         await asyncio.sleep(0.1)
-        waiting.cancel("why")
+        running.cancel("why")
+        await asyncio.wait([running])
         with pytest.raises(asyncio.CancelledError) as error:
-            await waiting
+            running.result()
         return error.value
 
     error = on_loop(caught())
     frames = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
-    assert (error.args, frames) == (("why",), ["caught", "run"])
+    assert (error.args, frames) == (("why",), ["caught"])
 
 
 def test_many_kills_never_hold_the_event_loop(services: SeedanceEmulator, queued: Any, set_task: Any) -> None:
