@@ -61,7 +61,7 @@ def test_a_deferred_task_names_the_generation_that_goes_on(airflow: AirflowFixtu
     boat.until_says(") starting")  # the trigger
     boat.clear(keep_task_state=False)
     boat.submit_anew()
-    # At the service, if the new try has ended before the trigger is killed.
+    # A busy triggerer may kill it a minute later.
     boat.until_says(f"{paid} goes on ", "and is billed", try_number=1)
 
 
