@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
 
@@ -47,18 +47,22 @@ class Budget:
 
         :param now: In Airflow's default timezone.
         """
-        return None if self.per == "total" else self._start(pendulum.instance(now))
+        return self._start(now, 0)
 
     def renews_at(self, now: datetime) -> datetime | None:
         """Return the start of the next period, or ``None`` if there is none."""
+        return self._start(now, 1)
+
+    def _start(self, now: datetime, later: int) -> datetime | None:
         if self.per == "total":
             return None
-        return self._start(pendulum.instance(now).add(**{f"{self.per}s": 1}))
-
-    def _start(self, time: pendulum.DateTime) -> datetime:
-        start = time.start_of(self.per)
-        # Where summer time ends at midnight, a day begins with the first of two.
-        return start if self.per == "hour" else start.replace(fold=0)
+        if self.per == "hour":
+            # Not by the clock, which some zones change by half an hour.
+            past = timedelta(minutes=now.minute, seconds=now.second, microseconds=now.microsecond)
+            return datetime.fromtimestamp(now.timestamp(), UTC) - past + timedelta(hours=later)
+        day = pendulum.instance(now).naive().start_of(self.per).add(**{f"{self.per}s": later})
+        # Where summer time begins at midnight, that time does not exist; where it ends then, a day begins with the first.
+        return datetime(day.year, day.month, day.day, tzinfo=now.tzinfo).astimezone(UTC)
 
     def amount(self, value: float) -> str:
         """Return an amount in the unit of the budget, for messages."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import pendulum
@@ -47,6 +47,41 @@ def test_a_day_with_two_midnights_begins_with_the_first(per: Any) -> None:
     starts = [budget.starts_at(first.add(minutes=after).in_timezone(zone)) for after in (0, 30, 90, 600)]
     # Not compared as times: one that a zone has twice equals none.
     assert {time and time.timestamp() for time in (renews_at, *starts)} == {first.timestamp()}
+
+
+@pytest.mark.parametrize(
+    ("zone", "date"),
+    [
+        # Summer time begins at midnight, so that a day begins at one o'clock.
+        ("Africa/Cairo", (2026, 4, 24)),
+        ("America/Havana", (2026, 3, 8)),
+        # Summer time ends at midnight.
+        ("Asia/Beirut", (2026, 10, 25)),
+        ("Europe/Berlin", (2026, 3, 29)),
+        ("Europe/Berlin", (2026, 10, 25)),
+        # Half an hour, and at a quarter to three.
+        ("Australia/Lord_Howe", (2026, 4, 5)),
+        ("Pacific/Chatham", (2026, 4, 5)),
+    ],
+)
+@pytest.mark.parametrize("per", ["hour", "day", "week", "month"])
+def test_periods_follow_each_other_when_the_clocks_change(
+    zone: str, date: tuple[int, int, int], per: Any
+) -> None:
+    """A task that waits until a budget renews must find it renewed."""
+    budget, start = Budget(unit="credits", limit=1, per=per), pendulum.datetime(*date).subtract(days=2)
+    for minutes in range(0, 4 * 24 * 60, 25):
+        now = start.add(minutes=minutes).in_timezone(zone)
+        starts_at, renews_at = budget.starts_at(now), budget.renews_at(now)
+        assert starts_at is not None
+        assert renews_at is not None
+        assert (starts_at.tzinfo, renews_at.tzinfo) == (UTC, UTC)
+        assert starts_at.timestamp() <= now.timestamp() < renews_at.timestamp()
+        if per != "hour":
+            then = pendulum.instance(renews_at).in_timezone(zone)
+            assert budget.starts_at(then) == renews_at
+            assert budget.starts_at(then.subtract(seconds=1)) == starts_at
+            assert then.subtract(seconds=1).date() < then.date()
 
 
 def test_the_budgets_of_a_connection_are_read() -> None:
