@@ -15,7 +15,6 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import GenerationStatus, iso, read_time, utc_now
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import TaskIdentity
-from airflow_provider_seedance.ledger.search_text import tokens
 from airflow_provider_seedance.ledger.tables import shared_states, submissions
 from airflow_provider_seedance.submission.records import RecordState
 
@@ -33,7 +32,7 @@ UNSETTLED = (RecordState.INTENT.value, RecordState.UNCERTAIN.value)
 MAX_DURATIONS = 30
 
 _NOT_LISTED = (
-    *("instance", "namespace", "record", "result", "item_key", "search_names", "search_text"),
+    *("instance", "namespace", "record", "result", "item_key", "search_model", "search_text"),
     *("ti_id", "reuse_key", "fingerprint", "kind"),
 )
 
@@ -153,7 +152,6 @@ def resolve(database: Database, task: TaskIdentity, key: str | None, generation_
             .values(
                 state=state.value,
                 generation_id=generation_id,
-                search_names=tokens(generation_id, row["model"]),
                 record={**(row["record"] or {}), "failure": None},
             )
         )

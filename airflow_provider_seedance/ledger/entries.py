@@ -14,7 +14,7 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from sqlalchemy import String
 
 from airflow_provider_seedance.generations import GenerationStatus, read_number, read_usage
-from airflow_provider_seedance.ledger.search_text import prompt_text, tokens
+from airflow_provider_seedance.ledger.search_text import NO_WORDS, prompt_text, token
 from airflow_provider_seedance.ledger.tables import submissions
 from airflow_provider_seedance.polling.duration_model import kind_of
 from airflow_provider_seedance.submission.records import Record, RecordState
@@ -62,7 +62,7 @@ class TaskIdentity:
     @property
     def instance(self) -> str:
         """Digest of the identity: the columns are too long for a key of MySQL."""
-        return hashlib.sha256(json.dumps(list(asdict(self).values())).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(list(asdict(self).values())).encode()).hexdigest()[:32]
 
     def columns(self) -> dict[str, Any]:
         """Return the columns that identify the task."""
@@ -97,7 +97,7 @@ class LedgerEntry:
         """Return the columns of the record."""
         record = self.record
         if record is None:
-            return {"state": RecordState.NOT_SUBMITTED.value}
+            return {"state": RecordState.NOT_SUBMITTED.value, "search_text": NO_WORDS}
         result = public_result(record.result) if record.result is not None else self.result
         known = {**record.result_defaults, **{k: v for k, v in (result or {}).items() if v is not None}}
         shown = {name: clipped(name, known.get(name)) for name in ("model", "resolution")}
@@ -111,7 +111,7 @@ class LedgerEntry:
                 for name in ("api", "base_url", "media")
             },
             **shown,
-            "search_names": tokens(record.generation_id, shown["model"]),
+            "search_model": token(shown["model"]),
             "duration": read_number(known.get("duration")),
             "kind": None if record.reused_from else kind_of(record.fingerprint.media, record.result_defaults),
             "estimated_credits": read_number(record.result_defaults.get("credits")),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import bindparam, case, insert, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
@@ -29,6 +29,7 @@ from airflow_provider_seedance.ledger.entries import (
 from airflow_provider_seedance.ledger.packing import DAMAGE, pack, unpack
 from airflow_provider_seedance.ledger.reservations import BudgetUse, crossed, reserve
 from airflow_provider_seedance.ledger.reusable import find_reusable
+from airflow_provider_seedance.ledger.search_text import INCOMPLETE, NO_WORDS
 from airflow_provider_seedance.ledger.stored_files import find_copy
 from airflow_provider_seedance.ledger.tables import submissions
 from airflow_provider_seedance.observability import metrics
@@ -47,8 +48,11 @@ _ENTRIES = (
     .order_by(submissions.c.created_at, *_KEY[1:])
 )
 _INSERT = insert(submissions)
-_UPDATE = update(submissions).where(*(column == bindparam(f"this_{column.name}") for column in _KEY))
-_UPDATE_IN_STATES = _UPDATE.where(submissions.c.state.in_(bindparam("in_states", expanding=True)))
+_OF_KEY = update(submissions).where(*(column == bindparam(f"this_{column.name}") for column in _KEY))
+_UPDATE_IN_STATES = _OF_KEY.where(submissions.c.state.in_(bindparam("in_states", expanding=True)))
+_TEXT = submissions.c.search_text
+# The words of what was taken over for a registered key are not known.
+_UPDATE = _OF_KEY.values(search_text=case((_TEXT == NO_WORDS, INCOMPLETE), else_=_TEXT))
 
 
 class LedgerStore(RecordStore):

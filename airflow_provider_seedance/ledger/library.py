@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, func, or_, select
-from sqlalchemy.sql import ColumnElement, Select
+from sqlalchemy import and_, func, or_, select, union
+from sqlalchemy.sql import ColumnElement, Select, Subquery
 
 from airflow_provider_seedance.generations import iso, utc_now
 from airflow_provider_seedance.ledger.account import MAX_SUBMISSION_SECONDS, UNSETTLED
 from airflow_provider_seedance.ledger.database import Database
-from airflow_provider_seedance.ledger.search_text import (
-    INCOMPLETE,
-    TOKEN_LENGTH,
-    TOKENS_LENGTH,
-    folded,
-    tokens,
-)
+from airflow_provider_seedance.ledger.search_text import INCOMPLETE, TOKEN_LENGTH, folded, token
 from airflow_provider_seedance.ledger.tables import submissions
 from airflow_provider_seedance.submission.records import RecordState
 
 _COLUMNS = submissions.c
 
-# In the order of the index, so that a search for a frequent word ends early.
-_LATEST_FIRST = [_COLUMNS[name].desc() for name in ("created_at", "state", "search_names", "search_text")]
+# The order of an index, so that a search for what is frequent ends early.
+_BY_STATE = ("created_at", "dag_id", "state")
+_BY_TEXT = ("created_at", "search_model", "search_text")
 
 #: Columns that a word of a search may be; the prompt contains it.
 _NAMES = ("generation_id", "dag_id", "model", "item_key")
@@ -61,34 +56,42 @@ class Search:
     text: str = ""
     uncertain: bool = False
 
-    def candidates(self, dialect: str) -> Select[Any]:
-        """Return the query of what may be found, which reads an index alone: rows with incomplete texts are, too."""
+    def candidates(self, dialect: str, size: int) -> Subquery:
+        """Return the latest rows that may be found, which an index alone decides."""
+        words = self.text.replace("\0", "").split()
+        run = [] if self.run_id is None else [_COLUMNS.run_id == self.run_id]
+        found = [_COLUMNS.namespace == self.namespace, *run]
+        if self.uncertain or not words:
+            state = _COLUMNS.state
+            found.append(state.in_(UNSETTLED) if self.uncertain else state != RecordState.NOT_SUBMITTED.value)
+            return _latest(_BY_STATE, size, *found, _COLUMNS.dag_id.in_(self.dag_ids)).subquery()
         position = func.strpos if dialect == "postgresql" else func.instr
-        text, names, state = _COLUMNS.search_text, _COLUMNS.search_names, _COLUMNS.state
+        text, names = _COLUMNS.search_text, func.substr(_COLUMNS.search_text, 1, 2 * TOKEN_LENGTH)
         # First: a word leaves fewer rows than the Dags do, and takes less time.
         complete = [
-            or_(
-                position(text, folded(word)) > 0,
-                position(func.substr(text, 1, TOKENS_LENGTH), tokens(word)) > 0,
-                position(names, tokens(word)) > 0,
-            )
-            for word in self.text.split()
+            or_(position(text, folded(word)) > 0, position(names, name) > 0, _COLUMNS.search_model == name)
+            for word, name in ((word, token(word)) for word in words)
         ]
-        complete.append(func.substr(text, 1, TOKEN_LENGTH).in_([tokens(dag_id) for dag_id in self.dag_ids]))
-        found = [
-            _COLUMNS.namespace == self.namespace,
-            state.in_(UNSETTLED) if self.uncertain else state != RecordState.NOT_SUBMITTED.value,
-            or_(text == INCOMPLETE, and_(*complete)),
-        ]
-        if self.run_id is not None:
-            found.append(_COLUMNS.run_id == self.run_id)
-        return select(*submissions.primary_key).where(*found).order_by(*_LATEST_FIRST)
+        complete.append(func.substr(text, 1, TOKEN_LENGTH).in_([token(dag_id) for dag_id in self.dag_ids]))
+        by_text = _latest(_BY_TEXT, size, *found, or_(text == INCOMPLETE, and_(*complete))).subquery()
+        # Databases read the index of the ids: no other one has this order, or these namespaces.
+        found = [_COLUMNS.generation_id.in_(words), _COLUMNS.namespace.concat("") == self.namespace, *run]
+        by_id = _latest(_BY_TEXT, size, *found).order_by(None).limit(None)
+        return union(select(by_text), by_id).subquery()
 
     def finds(self, row: Any) -> bool:
         """Return whether a candidate is found."""
         prompt, names = folded(row["prompt"] or ""), [row[name] for name in _NAMES]
         found = (folded(word) in prompt or word in names for word in self.text.split())
-        return row["dag_id"] in self.dag_ids and self.uncertain <= row["uncertain"] and all(found)
+        sent = row["state"] != RecordState.NOT_SUBMITTED.value
+        return sent and row["dag_id"] in self.dag_ids and self.uncertain <= row["uncertain"] and all(found)
+
+
+def _latest(order: Sequence[str], size: int, *found: ColumnElement[bool]) -> Select[Any]:
+    """Return the query of the keys and the order of the latest rows."""
+    columns = [*submissions.primary_key, *(_COLUMNS[name] for name in order)]
+    query = select(*columns).where(*found).order_by(*(_COLUMNS[name].desc() for name in order))
+    return query.limit(size)
 
 
 def _is_uncertain() -> ColumnElement[bool]:
@@ -113,11 +116,13 @@ def find_renders(database: Database, search: Search, *, limit: int, offset: int 
     found, start, size = list[Any](), 0, offset + limit
     with database.reading() as connection:
         while True:
-            chosen = search.candidates(connection.dialect.name).limit(size).offset(start).subquery()
+            chosen = search.candidates(connection.dialect.name, start + size)
             query = (
                 select(*(_COLUMNS[name] for name in (*_SAME, *_SOURCES)), _is_uncertain().label("uncertain"))
                 .join(chosen, and_(*(chosen.c[column.name] == column for column in submissions.primary_key)))
-                .order_by(*_LATEST_FIRST)
+                .order_by(*(column.desc() for column in list(chosen.c)[len(submissions.primary_key) :]))
+                .limit(size)
+                .offset(start)
             )
             rows = connection.execute(query).mappings().all()
             found += [row for row in rows if search.finds(row)]

@@ -11,8 +11,11 @@ MAX_SEARCH_BYTES = 1800
 #: Text of a row with too many words: a search reads its other columns.
 INCOMPLETE = "Z"
 
-#: Length of a token, and of two of them with a space.
-TOKEN_LENGTH, TOKENS_LENGTH = 12, 25
+#: Text of a row whose submission is still to come: a search for words does not find it.
+NO_WORDS = ""
+
+#: Length of a token: a search checks again what it finds, so few letters are enough.
+TOKEN_LENGTH = 6
 
 #: The letters i of Turkish, with a dot and without one, are the same. PostgreSQL refuses NUL, which no prompt contains.
 _FOLDED = str.maketrans({"\u0307": None, "\u0131": "i", "\0": None})
@@ -26,19 +29,19 @@ def folded(text: str) -> str:
     return normalize("NFC", text.casefold()).translate(_FOLDED)
 
 
-def tokens(*names: object) -> str:
-    """Return tokens of names that a search finds as a whole only."""
-    digests = (hashlib.sha256(str(name).encode("utf-8", "replace")).hexdigest() for name in names)
-    return " ".join(digest[:TOKEN_LENGTH].translate(_LETTERS) for digest in digests)
+def token(name: object) -> str:
+    """Return the token of a name that a search finds as a whole only."""
+    digest = hashlib.sha256(str(name).encode("utf-8", "replace")).hexdigest()
+    return digest[:TOKEN_LENGTH].translate(_LETTERS)
 
 
 def prompt_text(namespace: str, dag_id: str, item_key: object, prompt: str | None) -> str:
     """Return the searchable text of a prompt: the tokens of its Dag and its item key, then its words, each once."""
-    text = tokens(dag_id, item_key)
-    # A word may be a part of a longer one.
+    text = token(dag_id) + token(item_key)
+    # Short, so that the index stays in memory: without spaces. A word may be a part of others.
     for word in sorted(set(folded(prompt or "").split()), key=lambda word: (-len(word), word)):
         if word not in text:
-            text += f" {word}"
+            text += word
     # PostgreSQL has room for 2704 bytes, of which the namespace takes some.
     room = min(MAX_SEARCH_BYTES, 2400 - len(namespace.encode("utf-8", "replace")))
     return text if len(text.encode()) <= room else INCOMPLETE

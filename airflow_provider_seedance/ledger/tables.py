@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Dialect
 
-from airflow_provider_seedance.ledger.search_text import INCOMPLETE, MAX_SEARCH_BYTES, TOKENS_LENGTH
+from airflow_provider_seedance.ledger.search_text import INCOMPLETE, MAX_SEARCH_BYTES, TOKEN_LENGTH
 
 #: Revision of the newest migration.
 REVISION = "0002"
@@ -72,7 +72,7 @@ submissions = Table(
     "seedance_submissions",
     metadata,
     # Identity. `instance` is a digest of the columns from `namespace` to `loop_index`, which are too long for a key.
-    Column("instance", String(64), primary_key=True),
+    Column("instance", String(32), primary_key=True),
     Column("record_key", String(64), primary_key=True),
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("namespace", String(250), nullable=False),
@@ -107,7 +107,7 @@ submissions = Table(
     Column("kind", String(64)),
     Column("prompt", LONG_TEXT),
     # What a search compares.
-    Column("search_names", String(TOKENS_LENGTH), nullable=False, server_default=""),
+    Column("search_model", String(TOKEN_LENGTH), nullable=False, server_default=""),
     Column("search_text", _BYTES, nullable=False, server_default=INCOMPLETE),
     # Cost.
     Column("estimated_credits", AMOUNT),
@@ -121,10 +121,11 @@ submissions = Table(
     Column("record", JSON(none_as_null=True)),
     Index("seedance_submissions_spend", "namespace", "conn_id", "intended_at"),
     Index("seedance_submissions_latest", "namespace", "created_at", "dag_id", "state"),
-    # A search reads this index alone; PostgreSQL has no primary key in it of its own.
+    # A search reads this index alone, which changes seldom: what changes with each state would leave gaps in its pages.
+    # PostgreSQL has no primary key in it of its own.
     Index(
         "seedance_submissions_search",
-        *("namespace", "created_at", "state", "search_names", "search_text"),
+        *("namespace", "created_at", "search_model", "search_text"),
         postgresql_include=["instance", "record_key", "number"],
     ),
     Index("seedance_submissions_generation", "generation_id", mysql_length=200),

@@ -13,7 +13,7 @@ from airflow_provider_seedance.ledger import account
 from airflow_provider_seedance.ledger.configuration import read_config
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import TaskIdentity
-from airflow_provider_seedance.ledger.search_text import prompt_text, tokens
+from airflow_provider_seedance.ledger.search_text import prompt_text, token
 from airflow_provider_seedance.ledger.tables import submissions
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -57,7 +57,7 @@ def row(number: int = 0, **changes: Any) -> dict[str, Any]:
     }
     values |= changes
     texts = {
-        "search_names": tokens(values["generation_id"], values["model"]),
+        "search_model": token(values["model"]),
         "search_text": prompt_text(
             identity["namespace"], identity["dag_id"], values["item_key"], values["prompt"]
         ),

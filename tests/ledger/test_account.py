@@ -91,7 +91,7 @@ def test_a_listed_submission(database: Database) -> None:
     assert (latest["number"], second["number"]) == (3, 2)
     assert (latest["key"], latest["created_at"]) == ("heron", "2026-03-10T12:00:00+00:00")
     internal = "instance namespace record result item_key ti_id reuse_key fingerprint kind"
-    hidden = {*internal.split(), "search_names", "search_text"}
+    hidden = {*internal.split(), "search_model", "search_text"}
     assert latest.keys() == {column.name for column in submissions.c} - hidden | {"key"}
 
 
@@ -101,7 +101,7 @@ def test_an_export_has_whole_rows_without_encrypted_links(database: Database) ->
     first, second = account.export(database, Filter(namespace="default"))
     assert (first["map_index"], first["record"]) == (1, {"correlation": "c"})
     assert (second["map_index"], second["record"]) == (0, None)
-    compared = {"search_names", "search_text"}
+    compared = {"search_model", "search_text"}
     assert first.keys() == {column.name for column in submissions.c} - compared
     assert list(account.export(database, Filter(namespace="other"))) == []
 

@@ -35,7 +35,7 @@ def test_the_identity_of_a_task_instance() -> None:
     # Rows of earlier releases are found by it.
     digest = "12b8f39a"
     assert found.columns() == {"instance": found.instance, **fields}
-    assert (len(found.instance), found.instance[:8]) == (64, digest)
+    assert (len(found.instance), found.instance[:8]) == (32, digest)
     del ti.map_index
     alone = TaskIdentity.of("n", {"ti": ti})
     assert (alone.map_index, alone.loop_index) == (-1, -1)
@@ -78,7 +78,7 @@ def test_the_columns_of_a_submission_that_has_ended() -> None:
 
 
 def test_the_columns_of_a_key_without_a_submission() -> None:
-    assert columns(None) == {"state": "not_submitted"}
+    assert columns(None) == {"state": "not_submitted", "search_text": ""}
     submitted = {
         state: LedgerEntry("a.0", record=rec.replace(intent(), state=state)).was_submitted
         for state in rec.RecordState

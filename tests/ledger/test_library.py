@@ -14,6 +14,7 @@ from airflow_provider_seedance.generations import utc_now
 from airflow_provider_seedance.ledger import record_stored_files
 from airflow_provider_seedance.ledger.configuration import read_config
 from airflow_provider_seedance.ledger.database import Database
+from airflow_provider_seedance.ledger.entries import LedgerEntry
 from airflow_provider_seedance.ledger.library import Search, dag_ids, find_renders, stored_file
 from airflow_provider_seedance.ledger.search_text import INCOMPLETE
 from airflow_provider_seedance.ledger.tables import submissions
@@ -90,7 +91,7 @@ def test_names_are_found_as_a_whole(database: Database) -> None:
 
 
 @pytest.mark.parametrize(
-    "texts", [{}, {"search_text": INCOMPLETE, "search_names": ""}], ids=["long", "without"]
+    "texts", [{}, {"search_text": INCOMPLETE, "search_model": ""}], ids=["long", "without"]
 )
 def test_prompts_that_are_not_in_the_index(database: Database, texts: dict[str, str]) -> None:
     """Those with too many words, and those that were taken over without a prompt's text."""
@@ -120,13 +121,41 @@ def test_a_submission_is_found_by_its_words_and_its_names(database: Database, op
     assert found(database, f"{submitted(first).generation_id} fuss", dags=("dag",)) == [-1]
 
 
-@pytest.mark.parametrize("uncertain_only", [False, True])
-def test_candidates_are_chosen_by_columns_of_the_index(uncertain_only: bool) -> None:
+def test_a_submission_that_was_not_made_is_not_found(database: Database, open_ledger: Any) -> None:
+    add(database, [row(0, state="not_submitted", prompt="A fox"), row(1, prompt="A fox")])
+    assert found(database, "fox") == [1]
+    assert found(database, "g-0") == []
+    store, first = open_ledger(), intent()
+    store.register([GENERATION_KEY, "a.0"])
+    assert found(database, "dag", dags=("dag",)) == []
+    # One that was taken over: its words are not known.
+    store.write(GENERATION_KEY, submitted(first))
+    for text in ("dag", f"{submitted(first).generation_id} dag"):
+        assert found(database, text, dags=("dag",)) == [-1], text
+
+
+@pytest.mark.parametrize(
+    ("text", "uncertain_only", "name"),
+    [("a", False, "search"), ("", False, "latest"), ("a", True, "latest")],
+)
+def test_candidates_are_chosen_by_columns_of_an_index(text: str, uncertain_only: bool, name: str) -> None:
     """For another column MySQL would read the whole table."""
-    search = Search(namespace="default", dag_ids=("ads",), text="a", uncertain=uncertain_only)
+    search = Search(namespace="default", dag_ids=("ads",), text=text, uncertain=uncertain_only)
+    (index,) = (index for index in submissions.indexes if index.name == f"seedance_submissions_{name}")
+    candidates = search.candidates("mysql", 10)
+    read = {each.name for each in iterate(candidates) if isinstance(each, Column)} & {*submissions.c.keys()}
+    known = {*index.columns.keys(), *submissions.primary_key.columns.keys()}
+    assert read - known == ({"generation_id"} if name == "search" else set())
+
+
+def test_the_progress_of_a_render_does_not_change_the_index_of_searches() -> None:
+    """A changed entry leaves a gap, and a larger index does not stay in the memory of the database."""
     (index,) = (index for index in submissions.indexes if index.name == "seedance_submissions_search")
-    read = {each.name for each in iterate(search.candidates("mysql")) if isinstance(each, Column)}
-    assert read & {*submissions.c.keys()} <= {*index.columns.keys(), *submissions.primary_key.columns.keys()}
+    first = intent()
+    seen = [LedgerEntry("generation", record=record).columns() for record in (first, submitted(first))]
+    written = [{column.name: columns.get(column.name) for column in index.columns} for columns in seen]
+    assert written[0] == written[1]
+    assert {name for name, value in written[0].items() if value} == {"search_model"}
 
 
 def test_pages(database: Database) -> None:

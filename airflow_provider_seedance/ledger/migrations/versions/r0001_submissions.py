@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
@@ -11,28 +9,17 @@ from sqlalchemy.dialects import mysql
 revision = "0001"
 down_revision = None
 
-
-def _time() -> Any:
-    return sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql")
-
-
-def _amount() -> Any:
-    return sa.Numeric(18, 6)
-
-
-def _long_text() -> Any:
-    return sa.Text().with_variant(mysql.MEDIUMTEXT(), "mysql")
-
-
-def _bytes() -> Any:
-    return sa.Text().with_variant(mysql.VARCHAR(1800, charset="binary"), "mysql")
+_TIME = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql")
+_AMOUNT = sa.Numeric(18, 6)
+_LONG_TEXT = sa.Text().with_variant(mysql.MEDIUMTEXT(), "mysql")
+_BYTES = sa.Text().with_variant(mysql.VARCHAR(1800, charset="binary"), "mysql")
 
 
 def upgrade() -> None:
     """Create the table."""
     op.create_table(
         "seedance_submissions",
-        sa.Column("instance", sa.String(64), primary_key=True),
+        sa.Column("instance", sa.String(32), primary_key=True),
         sa.Column("record_key", sa.String(64), primary_key=True),
         sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("namespace", sa.String(250), nullable=False),
@@ -48,10 +35,10 @@ def upgrade() -> None:
         sa.Column("ti_id", sa.String(36)),
         sa.Column("max_tries", sa.Integer),
         sa.Column("try_number", sa.Integer),
-        sa.Column("created_at", _time(), nullable=False),
-        sa.Column("intended_at", _time()),
-        sa.Column("submitted_at", _time()),
-        sa.Column("ended_at", _time()),
+        sa.Column("created_at", _TIME, nullable=False),
+        sa.Column("intended_at", _TIME),
+        sa.Column("submitted_at", _TIME),
+        sa.Column("ended_at", _TIME),
         sa.Column("fingerprint", sa.String(32)),
         sa.Column("reuse_key", sa.String(64)),
         sa.Column("api", sa.String(50)),
@@ -62,13 +49,13 @@ def upgrade() -> None:
         sa.Column("duration", sa.Float),
         sa.Column("resolution", sa.String(50)),
         sa.Column("kind", sa.String(64)),
-        sa.Column("prompt", _long_text()),
-        sa.Column("search_names", sa.String(25), nullable=False, server_default=""),
-        sa.Column("search_text", _bytes(), nullable=False, server_default="Z"),
-        sa.Column("estimated_credits", _amount()),
-        sa.Column("estimated_cost_usd", _amount()),
-        sa.Column("credits", _amount()),
-        sa.Column("cost_usd", _amount()),
+        sa.Column("prompt", _LONG_TEXT),
+        sa.Column("search_model", sa.String(6), nullable=False, server_default=""),
+        sa.Column("search_text", _BYTES, nullable=False, server_default="Z"),
+        sa.Column("estimated_credits", _AMOUNT),
+        sa.Column("estimated_cost_usd", _AMOUNT),
+        sa.Column("credits", _AMOUNT),
+        sa.Column("cost_usd", _AMOUNT),
         sa.Column("output_tokens", sa.BigInteger),
         sa.Column("result", sa.JSON()),
         sa.Column("stored_files", sa.JSON()),
@@ -82,7 +69,7 @@ def _create_indexes() -> None:
     name = "seedance_submissions"
     op.create_index(f"{name}_spend", name, ["namespace", "conn_id", "intended_at"])
     op.create_index(f"{name}_latest", name, ["namespace", "created_at", "dag_id", "state"])
-    searched = ["namespace", "created_at", "state", "search_names", "search_text"]
+    searched = ["namespace", "created_at", "search_model", "search_text"]
     op.create_index(f"{name}_search", name, searched, postgresql_include=["instance", "record_key", "number"])
     # MySQL limits the length of a key.
     op.create_index(f"{name}_generation", name, ["generation_id"], mysql_length={"generation_id": 200})

@@ -9,6 +9,8 @@ from sqlalchemy.dialects import mysql
 revision = "0002"
 down_revision = "0001"
 
+_TIME = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql")
+
 
 def upgrade() -> None:
     """Create the table."""
@@ -17,10 +19,6 @@ def upgrade() -> None:
         sa.Column("namespace", sa.String(250), primary_key=True),
         sa.Column("name", sa.String(64), primary_key=True),
         sa.Column("state", sa.JSON(), nullable=False),
-        sa.Column(
-            "updated_at",
-            sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql"),
-            nullable=False,
-        ),
+        sa.Column("updated_at", _TIME, nullable=False),
         mysql_charset="utf8mb4",
     )
