@@ -248,7 +248,7 @@ def test_a_budget_is_used_up_to_the_last_credit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("price", "budget", "others", "advice", "retry_after"),
+    ("price", "budget", "more", "advice", "retry_after"),
     [
         (7, ads(32.999999, "day"), [], "It renews at 2026-03-11T00:00:00+00:00", 11 * 3600),
         (26, ads(25, "day"), [], "No wait can help: one such render costs more than the budget", None),
@@ -259,9 +259,9 @@ def test_a_budget_is_used_up_to_the_last_credit() -> None:
     ],
     ids=["day", "too large", "total", "day and hour", "total, day and hour"],
 )
-def test_a_refusal(price: float, budget: Budget, others: Any, advice: str, retry_after: float | None) -> None:
+def test_a_refusal(price: float, budget: Budget, more: Any, advice: str, retry_after: float | None) -> None:
     with pytest.raises(errors.SeedanceBudgetError) as caught:
-        reserved(price, *others[:1], budget, *others[1:])
+        reserved(price, *more[:1], budget, *more[1:])
     spent = 17 if budget.per == "total" else 12
     error = caught.value
     assert error.message == (

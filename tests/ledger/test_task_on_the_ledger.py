@@ -42,7 +42,7 @@ def test_a_generation_is_delivered_again(task: DiscardingTask, again: str) -> No
 @pytest.mark.parametrize("again", ["clear", "run_again"])
 def test_the_decision_outlives_a_rejected_submission(task: DiscardingTask, again: str) -> None:
     task.defer(on_clear="new")
-    first = task.resume()  # which is no clear
+    first = task.resume()  # not a clear
     assert task.posts == 1
     getattr(task, again)()
     task.emulator.fault("refuse", status=402)

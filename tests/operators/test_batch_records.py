@@ -172,7 +172,7 @@ def test_uncertain_submissions_open_the_circuit_breaker(
 
 @pytest.mark.parametrize("stored", [True, False])
 @pytest.mark.parametrize("api", ["runbase"])
-def test_lost_replies_and_rate_limits_in_turn_submit_an_item_twice_at_most(
+def test_lost_replies_and_rate_limits_alternately_submit_an_item_twice_at_most(
     batch: Batch, stored: bool
 ) -> None:
     for _ in range(4):

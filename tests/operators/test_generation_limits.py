@@ -130,7 +130,7 @@ def test_submission_is_not_deferred_without_end(task: Task) -> None:
 
 @pytest.mark.parametrize("stored", [True, False])
 @pytest.mark.parametrize("api", ["runbase"])
-def test_lost_replies_and_rate_limits_in_turn_submit_twice_at_most(task: Task, stored: bool) -> None:
+def test_lost_replies_and_rate_limits_alternately_submit_twice_at_most(task: Task, stored: bool) -> None:
     for _ in range(4):
         task.services.fault("drop_reply")
         task.services.fault("rate_limit", retry_after=1800)

@@ -90,10 +90,10 @@ SIZES = {
 
 @pytest.mark.parametrize("resolution", SIZES)
 def test_sizes_by_resolution(resolution: str) -> None:
-    accepted, others = (sizes.split() for sizes in SIZES[resolution])
+    accepted, refused = (sizes.split() for sizes in SIZES[resolution])
     data = bytearray(X264)
     at = data.index(b"tkhd") + 4 + 76
-    for size in accepted + others:
+    for size in accepted + refused:
         width, height = (int(side) << 16 for side in size.split("x"))
         data[at : at + 8] = width.to_bytes(4) + height.to_bytes(4)
         assert (problems(bytes(data), resolution=resolution) == ()) is (size in accepted), size

@@ -1,4 +1,4 @@
-"""What all scenarios have written, at the end; this file runs last."""
+"""Texts that all scenarios have written, at the end; this file runs last."""
 
 from __future__ import annotations
 
