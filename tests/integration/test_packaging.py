@@ -84,7 +84,7 @@ def test_airflow_discovers_the_provider_its_plugin_and_its_commands(installed: P
         assert all(command in one for one in (beside, *answers[3:]))
 
 
-#: A part that production does not install: the codec, and the extra of the emulator.
+#: Imports of production, which has neither the codec nor the extra of the emulator.
 EXTRAS = """
 import importlib.util
 import airflow_provider_seedance.operators.seedance

@@ -252,7 +252,7 @@ def test_hostile_calls_change_nothing(
     run_id = held["one"]
     for dag_id in HELD:
         waiting(airflow, dag_id)
-    other_ids = {submission(services, dag_id).generation_id for dag_id in HELD[1:]}
+    foreign_ids = {submission(services, dag_id).generation_id for dag_id in HELD[1:]}
     address, generation_id = (
         submission(services, "one").callback_url,
         submission(services, "one").generation_id,
@@ -261,7 +261,7 @@ def test_hostile_calls_change_nothing(
     done = {"id": generation_id, "status": "succeeded"}
 
     def sent() -> list[RequestEntry]:
-        return [entry for entry in services.ledger.requests if entry.generation_id not in other_ids]
+        return [entry for entry in services.ledger.requests if entry.generation_id not in foreign_ids]
 
     before, requests = state_of(airflow, "one"), len(sent())
 

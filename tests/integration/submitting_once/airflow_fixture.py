@@ -237,7 +237,7 @@ class Task:
         self.airflow.until(look, f"{sentences} in the log", self)
 
     def until_taken(self, count: int = 1) -> None:
-        """Wait until the service has taken as many submissions."""
+        """Wait until the service has taken this number of submissions."""
         self.airflow.until(lambda: len(self.taken) == count, f"submission {count}", self)
 
     def until_struck(self, fault: Fault, times: int = 1) -> None:

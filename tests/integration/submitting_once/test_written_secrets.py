@@ -1,4 +1,4 @@
-"""Texts that all scenarios have written, at the end; this file runs last."""
+"""Contents of all files of the scenarios, at the end; this file runs last."""
 
 from __future__ import annotations
 
