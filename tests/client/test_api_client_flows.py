@@ -196,8 +196,9 @@ def cut(status: int, body: bytes, headers: str = "") -> bytes:
         cut(402, b'{"code": "INSUFF'),
         answer(400, b"not gzip at all", NOT_GZIP),
         cut(404, b""),
+        answer(400, b"x" * (api_client.MAX_ERROR_BODY_BYTES + 1)),
     ],
-    ids=["complete", "cut", "gzip", "empty"],
+    ids=["complete", "cut", "gzip", "empty", "too long"],
 )
 def test_a_refusal_is_one_however_much_of_its_body_arrives(either_client: EitherClient, raw: bytes) -> None:
     assert isinstance(submit(either_client, raw), Refused)

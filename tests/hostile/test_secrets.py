@@ -180,12 +180,12 @@ FATES: dict[str, bytes] = {
 }
 
 
-def alternating(fates: Iterable[str], *apis: str) -> list[tuple[str, str]]:
-    """Return every reply, with one of the services: they do not differ in secrets."""
+def with_services(fates: Iterable[str], *apis: str) -> list[tuple[str, str]]:
+    """Return every reply, with alternating services: what the services differ in is not secrets."""
     return list(zip(fates, cycle(apis), strict=False))
 
 
-@pytest.mark.parametrize(("fate", "api"), alternating(FATES, "seedanceapi-v2", "ark"))
+@pytest.mark.parametrize(("fate", "api"), with_services(FATES, "seedanceapi-v2", "ark"))
 def test_after_every_reply_to_a_submission(quick: None, at: Any, left: Left, api: str, fate: str) -> None:
     with always(FATES[fate]) as server:
         at(server.port, api)
@@ -198,7 +198,7 @@ def test_after_every_reply_to_a_submission(quick: None, at: Any, left: Left, api
 
 @pytest.mark.parametrize(
     ("fate", "api"),
-    alternating([*FATES, "failed", "succeeded without outputs"], "seedance2api", "runbase", "ark"),
+    with_services([*FATES, "failed", "succeeded without outputs"], "seedance2api", "runbase", "ark"),
 )
 def test_after_every_reply_to_a_status_request(
     quick: None, at: Any, monkeypatch: pytest.MonkeyPatch, left: Left, api: str, fate: str
