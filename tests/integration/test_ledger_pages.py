@@ -1,4 +1,4 @@
-"""The pages about the ledger in a real browser, on a real Airflow, with many renders."""
+"""The pages about the ledger in a real browser, on a real Airflow, with a hundred thousand renders."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from airflow_provider_seedance.ledger.tables import submissions
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
-MANY = 20_000
+MANY = 100_000
 WRITTEN = 5000
 WORDS = [
     "quartz",
