@@ -35,6 +35,7 @@ class Broken:
 def test_an_error_of_the_statistics_fails_nothing(monkeypatch: pytest.MonkeyPatch, stats: Any) -> None:
     monkeypatch.setattr(metrics, "Stats", stats)
     metrics.count_request("ark", "submit")
+    metrics.count_refusal("ark")
     metrics.render_ended(api="ark", outcome="succeeded", polls=1, delay=0.0)
     metrics.cost_incurred(PAID)
     metrics.budget_used("seedance_default", "day", 0.5)

@@ -328,6 +328,16 @@ def test_failed_copy_leaves_no_part() -> None:
     assert fs.objects == {}
 
 
+def test_store_that_permits_uploads_only() -> None:
+    class DropBox(DiskWithoutRename):
+        def _rm(self, path: str) -> None:
+            raise PermissionError(path)
+
+    fs = DropBox()
+    write_file(location_in(fs), DATA)
+    assert fs.objects[PATH] == DATA
+
+
 def test_failed_upload_under_the_final_name_is_removed() -> None:
     fs = DiskWithoutRename()
     fs.on_upload = lambda path: hang_up(path) if path == PATH else None
