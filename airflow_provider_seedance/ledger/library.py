@@ -47,7 +47,6 @@ class Search:
 
     :param dag_ids: Dags that the user may read.
     :param text: Words. Each is in the prompt, or is the generation id, the Dag id, the model or the item key.
-    :param uncertain: Only uncertain submissions.
     """
 
     namespace: str

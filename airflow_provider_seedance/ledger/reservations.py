@@ -18,6 +18,7 @@ from airflow_provider_seedance.costs.budgets import Budget
 from airflow_provider_seedance.generations import iso, read_number
 from airflow_provider_seedance.ledger.entries import TaskIdentity
 from airflow_provider_seedance.ledger.tables import VERSION_TABLE, submissions
+from airflow_provider_seedance.observability import metrics
 from airflow_provider_seedance.submission.records import Record, RecordState
 from airflow_provider_seedance.submission.store import SubmissionDetails
 
@@ -124,6 +125,8 @@ def reserve(
         if round(then.spent + then.reserved, 6) > use.budget.limit
     ]
     if refused:
+        for use in uses:
+            metrics.budget_used(conn_id, use.budget.per, use.share)
         # The one that is waited for longest decides.
         raise max(refused, key=lambda error: float("inf") if error.retry_after is None else error.retry_after)
     return after
@@ -171,6 +174,5 @@ def lock(connection: Connection, name: str) -> None:
         number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({number})")
     elif connection.dialect.name == "mysql":
-        connection.execute(
-            select(column("version_num")).select_from(table(VERSION_TABLE)).with_for_update()
-        ).all()
+        version: Select[Any] = select(column("version_num")).select_from(table(VERSION_TABLE))
+        connection.execute(version.with_for_update()).all()

@@ -121,8 +121,7 @@ submissions = Table(
     Column("record", JSON(none_as_null=True)),
     Index("seedance_submissions_spend", "namespace", "conn_id", "intended_at"),
     Index("seedance_submissions_latest", "namespace", "created_at", "dag_id", "state"),
-    # A search reads this index alone, which changes seldom: what changes with each state would leave gaps in its pages.
-    # PostgreSQL has no primary key in it of its own.
+    # A search reads this index alone, so it has the key; what changes with each state would leave gaps in its pages.
     Index(
         "seedance_submissions_search",
         *("namespace", "created_at", "search_model", "search_text"),

@@ -19,6 +19,7 @@ from airflow_provider_seedance.costs.budgets import Budget
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.ledger import configuration, reservations
 from airflow_provider_seedance.ledger.entries import TaskIdentity
+from airflow_provider_seedance.observability import metrics
 from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.store import SubmissionDetails
@@ -135,6 +136,22 @@ def test_the_use_of_a_budget_is_reported_once(tasks: Tasks, caplog: pytest.LogCa
     assert [line for line in caplog.messages if "of the budget of" in line] == [
         "80 % of the budget of 140 credits per day of connection 'seedance_default' are used."
     ]
+
+
+def test_a_refused_submission_sends_the_use_of_each_budget(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The actual cost may have exceeded the estimate since the last submission."""
+    sent: list[tuple[str, str, float]] = []
+    monkeypatch.setattr(metrics, "budget_used", lambda *values: sent.append(values))
+    budgets = [{"credits": 1.5 * CREDITS, "per": "day"}, {"credits": 4 * CREDITS, "per": "month"}]
+    tasks.limit(*budgets)
+    tasks.run()
+    sent.clear()
+    with pytest.raises(errors.SeedanceBudgetError):
+        tasks.run()
+    conn_id = "seedance_default"
+    assert sent == [(conn_id, "day", pytest.approx(1 / 1.5)), (conn_id, "month", 0.25)]
 
 
 # ---------------------------------------------------------------------- waiting
