@@ -6,7 +6,6 @@ import copy
 import pickle
 from datetime import UTC, datetime
 
-import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 from helpers import error_classes
 
@@ -40,12 +39,12 @@ DETAILS = {
 BUDGET = {"limit": 50.0, "spent": 40.0, "reserved": 8.0, "renews_at": datetime(2026, 1, 2, tzinfo=UTC)}
 
 
-@pytest.mark.parametrize("cls", CLASSES)
-def test_errors_that_a_retry_cannot_cure_fail_the_task(cls: type[errors.SeedanceError]) -> None:
-    assert issubclass(cls, errors.SeedanceError)
-    assert issubclass(cls, AirflowException)
-    assert cls.retry_helps is (cls in RETRIED)
-    assert issubclass(cls, AirflowFailException) is (cls not in RETRIED)
+def test_errors_that_a_retry_cannot_cure_fail_the_task() -> None:
+    for cls in CLASSES:
+        assert issubclass(cls, errors.SeedanceError)
+        assert issubclass(cls, AirflowException)
+        assert cls.retry_helps is (cls in RETRIED)
+        assert issubclass(cls, AirflowFailException) is (cls not in RETRIED)
 
 
 def test_scopes_say_what_an_error_rules_out() -> None:
@@ -91,23 +90,20 @@ def test_kinds_are_the_words_that_a_batch_reports() -> None:
     }
 
 
-@pytest.mark.parametrize("cls", CLASSES)
-def test_every_docstring_says_what_a_retry_or_the_bill_comes_to(cls: type[errors.SeedanceError]) -> None:
-    said = (cls.__doc__ or "").lower()
-    if cls is not errors.SeedanceError:
-        assert any(word in said for word in ("retry", "again", "repeated", "no record"))
+def test_every_docstring_says_what_a_retry_or_the_bill_comes_to() -> None:
+    for cls in {*CLASSES} - {errors.SeedanceError}:
+        said = (cls.__doc__ or "").lower()
+        assert any(word in said for word in ("retry", "again", "repeated", "no record")), cls
 
 
-@pytest.mark.parametrize("cls", CLASSES)
-def test_everything_is_carried_and_survives_pickling_and_copying(cls: type[errors.SeedanceError]) -> None:
-    details = DETAILS | BUDGET if cls is errors.SeedanceBudgetError else DETAILS
-    error = cls("It broke.", **details)
-    for twin in (error, pickle.loads(pickle.dumps(error)), copy.copy(error)):
-        assert type(twin) is cls
-        assert twin.message == "It broke."
-        assert twin.details() == details
-        shown = "generation g1, HTTP status 429, code RATE_LIMITED, call POST /generate"
-        assert str(twin) == f"It broke. ({shown})"
+def test_everything_is_carried_and_survives_pickling_and_copying() -> None:
+    shown = "generation g1, HTTP status 429, code RATE_LIMITED, call POST /generate"
+    for cls in CLASSES:
+        details = DETAILS | BUDGET if cls is errors.SeedanceBudgetError else DETAILS
+        error = cls("It broke.", **details)
+        for twin in (error, pickle.loads(pickle.dumps(error)), copy.copy(error)):
+            assert (type(twin), twin.message, twin.details()) == (cls, "It broke.", details)
+            assert str(twin) == f"It broke. ({shown})"
 
 
 def test_unknown_details_are_left_out() -> None:
@@ -117,9 +113,8 @@ def test_unknown_details_are_left_out() -> None:
     assert str(errors.SeedanceError("m", method="GET")) == "m"
 
 
-@pytest.mark.parametrize(
-    ("narrow", "wide"),
-    [
+def test_narrow_meanings_are_caught_by_the_wide_ones() -> None:
+    for narrow, wide in (
         (errors.SeedanceRequestChangedError, errors.SeedanceRequestError),
         (errors.SeedanceBatchFinalError, errors.SeedanceBatchError),
         (errors.SeedanceGenerationCancelledError, errors.SeedanceGenerationFailedError),
@@ -130,7 +125,5 @@ def test_unknown_details_are_left_out() -> None:
         (errors.SeedanceLedgerError, errors.SeedanceStateError),
         (errors.SeedanceRecordError, errors.SeedanceStateError),
         (errors.SeedanceUnrecordedError, errors.SeedanceStateError),
-    ],
-)
-def test_narrow_meanings_are_caught_by_the_wide_ones(narrow: type, wide: type) -> None:
-    assert issubclass(narrow, wide)
+    ):
+        assert issubclass(narrow, wide)

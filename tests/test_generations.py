@@ -50,17 +50,16 @@ RESULT = {
 }
 
 
-@pytest.mark.parametrize("leftover", [None, "", "  ", "None", " None "])
-def test_empty_results_of_templates_count_as_not_given(leftover: Any) -> None:
-    names = [field.name for field in dataclasses.fields(VideoRequest) if field.name != "prompt"]
-    assert VideoRequest(prompt="p", **dict.fromkeys(names, leftover)).arguments() == {"prompt": "p"}
-    names = [field.name for field in dataclasses.fields(ImageRequest) if field.name != "prompt"]
-    assert ImageRequest(prompt="p", **dict.fromkeys(names, leftover)).arguments() == {"prompt": "p"}
+def test_empty_results_of_templates_count_as_not_given() -> None:
+    for leftover in [None, "", "  ", "None", " None "]:
+        names = [field.name for field in dataclasses.fields(VideoRequest) if field.name != "prompt"]
+        assert VideoRequest(prompt="p", **dict.fromkeys(names, leftover)).arguments() == {"prompt": "p"}
+        names = [field.name for field in dataclasses.fields(ImageRequest) if field.name != "prompt"]
+        assert ImageRequest(prompt="p", **dict.fromkeys(names, leftover)).arguments() == {"prompt": "p"}
 
 
-@pytest.mark.parametrize(
-    ("given", "kept"),
-    [
+def test_numbers_written_as_text_are_numbers() -> None:
+    for given, kept in [
         ("8", 8),
         (" 8 ", 8),
         ("8.0", 8),
@@ -71,31 +70,32 @@ def test_empty_results_of_templates_count_as_not_given(leftover: Any) -> None:
         ("8s", "8s"),
         (True, True),
         ([8], [8]),
-    ],
-)
-def test_numbers_written_as_text_are_numbers(given: Any, kept: Any) -> None:
-    for name in ("duration", "fps", "seed"):
-        value = getattr(video(**{name: given}), name)
-        assert value == kept
-        assert type(value) is type(kept)
-    for name in ("num_images", "seed"):
-        assert getattr(image(**{name: given}), name) == kept
+    ]:
+        for name in ("duration", "fps", "seed"):
+            value = getattr(video(**{name: given}), name)
+            assert value == kept
+            assert type(value) is type(kept)
+        for name in ("num_images", "seed"):
+            assert getattr(image(**{name: given}), name) == kept
 
 
-@pytest.mark.parametrize(
-    ("given", "kept"),
-    [("true", True), ("False", False), (" TRUE ", True), (True, True), ("yes", "yes"), (1, 1)],
-)
-def test_flags_written_as_text_are_flags(given: Any, kept: Any) -> None:
-    for name in ("generate_audio", "fixed_lens"):
-        value = getattr(video(**{name: given}), name)
-        assert value == kept
-        assert type(value) is type(kept)
+def test_flags_written_as_text_are_flags() -> None:
+    for given, kept in [
+        ("true", True),
+        ("False", False),
+        (" TRUE ", True),
+        (True, True),
+        ("yes", "yes"),
+        (1, 1),
+    ]:
+        for name in ("generate_audio", "fixed_lens"):
+            value = getattr(video(**{name: given}), name)
+            assert value == kept
+            assert type(value) is type(kept)
 
 
-@pytest.mark.parametrize(
-    ("given", "kept"),
-    [
+def test_images_in_every_form() -> None:
+    for given, kept in [
         (A, [MediaInput(url=A)]),
         (f" {A}\n", [MediaInput(url=A)]),
         ([A, B], [MediaInput(url=A), MediaInput(url=B)]),
@@ -113,30 +113,26 @@ def test_flags_written_as_text_are_flags(given: Any, kept: Any) -> None:
         ([RESULT, A], [MediaInput(url=A), MediaInput(url=B), MediaInput(url=A)]),
         (str(RESULT), [MediaInput(url=A), MediaInput(url=B)]),
         (json.dumps(RESULT), [MediaInput(url=A), MediaInput(url=B)]),
-    ],
-)
-def test_images_in_every_form(given: Any, kept: list[MediaInput]) -> None:
-    assert video(images=given).images == tuple(kept)
+    ]:
+        assert video(images=given).images == tuple(kept)
 
 
-@pytest.mark.parametrize("given", [[], (), "[]", {}, iter(()), None, "", 0])
-def test_no_images_are_none(given: Any) -> None:
-    assert video(images=given).images is None
+def test_no_images_are_none() -> None:
+    for given in [[], (), "[]", {}, iter(()), None, "", 0]:
+        assert video(images=given).images is None
 
 
-@pytest.mark.parametrize(
-    "given", [5, [5], [None], {"href": A}, {**RESULT, "urls": []}, {**RESULT, "urls": None}, {"url": 5}]
-)
-def test_images_that_cannot_be_read_stay_to_be_refused(given: Any) -> None:
-    images = video(images=given).images
-    assert images
-    assert not any(isinstance(item, MediaInput) for item in images)
+def test_images_that_cannot_be_read_stay_to_be_refused() -> None:
+    for given in [5, [5], [None], {"href": A}, {**RESULT, "urls": []}, {**RESULT, "urls": None}, {"url": 5}]:
+        images = video(images=given).images
+        assert images
+        assert not any(isinstance(item, MediaInput) for item in images)
 
 
-@pytest.mark.parametrize("given", ["[not a list", "{[]: 1}", "[" * 5000, "{'a': __import__('os')}"])
-def test_text_that_only_looks_like_a_list_stays_text(given: str) -> None:
-    assert video(images=given).images == (MediaInput(url=given),)
-    assert video(extra_params=given).extra_params == given
+def test_text_that_only_looks_like_a_list_stays_text() -> None:
+    for given in ["[not a list", "{[]: 1}", "[" * 5000, "{'a': __import__('os')}"]:
+        assert video(images=given).images == (MediaInput(url=given),)
+        assert video(extra_params=given).extra_params == given
 
 
 def test_extra_params_may_be_text() -> None:
@@ -193,39 +189,38 @@ def test_a_result_is_read_back() -> None:
     assert Generation.from_result(RESULT).result() == RESULT
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
+def test_anything_else_is_not_a_result() -> None:
+    for value in [
         None, [], "g1", {}, {**RESULT, "urls": "x"}, {**RESULT, "urls": [1]}, {**RESULT, "media": "sound"},
         {**RESULT, "generation_id": 5}, {**RESULT, "api": ["ark"]}, {**RESULT, "media": ["video"]},
         {key: value for key, value in RESULT.items() if key != "status"},
-    ],
-)  # fmt: skip
-def test_anything_else_is_not_a_result(value: Any) -> None:
-    with pytest.raises(ValueError, match="result"):
-        Generation.from_result(value)
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match="result"):
+            Generation.from_result(value)
 
 
-@pytest.mark.parametrize("rubbish", ["abc", [1], {"a": 1}, True, math.nan, math.inf, "NaN", "1e999", 10**400])
-def test_invalid_numbers_in_a_result_are_left_out(rubbish: Any) -> None:
-    for name in ("duration", "credits", "cost_usd"):
-        read = Generation.from_result({**RESULT, "duration": 5, "credits": 1.5, "cost_usd": 2, name: rubbish})
-        assert getattr(read, name) is None
-        assert read.urls == (A, B)
-        assert read.summary()
-        json.dumps(read.result(), allow_nan=False)
+def test_invalid_numbers_in_a_result_are_left_out() -> None:
+    for rubbish in ["abc", [1], {"a": 1}, True, math.nan, math.inf, "NaN", "1e999", 10**400]:
+        for name in ("duration", "credits", "cost_usd"):
+            read = Generation.from_result(
+                {**RESULT, "duration": 5, "credits": 1.5, "cost_usd": 2, name: rubbish}
+            )
+            assert getattr(read, name) is None
+            assert read.urls == (A, B)
+            assert read.summary()
+            json.dumps(read.result(), allow_nan=False)
 
 
-@pytest.mark.parametrize("rubbish", [5, [1], {"a": 1}, True, math.nan])
-def test_invalid_texts_in_a_result_are_left_out(rubbish: Any) -> None:
-    names = ("model", "resolution", "aspect_ratio", "last_frame_url", "usage", "outputs")
-    read = Generation.from_result({**RESULT, **dict.fromkeys(names, rubbish)})
-    assert (read.model, read.resolution, read.urls) == (None, None, (A, B))
-    assert (read.aspect_ratio, read.last_frame_url) == (None, None)
-    outputs = [{"id": rubbish, "width": 1}, rubbish]
-    output = Generation.from_result({**RESULT, "outputs": outputs}).outputs[0]
-    assert output["width"] == 1
-    assert isinstance(output["id"], str | None)
+def test_invalid_texts_in_a_result_are_left_out() -> None:
+    for rubbish in [5, [1], {"a": 1}, True, math.nan]:
+        names = ("model", "resolution", "aspect_ratio", "last_frame_url", "usage", "outputs")
+        read = Generation.from_result({**RESULT, **dict.fromkeys(names, rubbish)})
+        assert (read.model, read.resolution, read.urls) == (None, None, (A, B))
+        assert (read.aspect_ratio, read.last_frame_url) == (None, None)
+        outputs = [{"id": rubbish, "width": 1}, rubbish]
+        output = Generation.from_result({**RESULT, "outputs": outputs}).outputs[0]
+        assert output["width"] == 1
+        assert isinstance(output["id"], str | None)
 
 
 def test_details_of_the_outputs_survive_the_result() -> None:
@@ -234,9 +229,8 @@ def test_details_of_the_outputs_survive_the_result() -> None:
     assert Generation.from_result(result).result() == result
 
 
-@pytest.mark.parametrize(
-    ("changes", "gone"),
-    [
+def test_when_an_output_is_gone() -> None:
+    for changes, gone in [
         ({"urls": (A,)}, False),
         ({"urls": ()}, True),
         ({"urls": (A,), "expires_at": MOMENT}, True),
@@ -244,10 +238,8 @@ def test_details_of_the_outputs_survive_the_result() -> None:
         ({"urls": (A,), "expires_at": MOMENT + timedelta(seconds=1)}, False),
         ({"urls": (), "status": GenerationStatus.RUNNING}, False),
         ({"urls": (), "status": GenerationStatus.FAILED}, False),
-    ],
-)
-def test_when_an_output_is_gone(changes: dict[str, Any], gone: bool) -> None:
-    assert generation(**changes).output_gone(MOMENT) is gone
+    ]:
+        assert generation(**changes).output_gone(MOMENT) is gone
 
 
 def test_facts_of_the_request_fill_in_only_what_is_unknown() -> None:
@@ -268,9 +260,8 @@ def test_which_statuses_are_terminal() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("value", "moment"),
-    [
+def test_reading_times() -> None:
+    for value, moment in [
         ("2026-02-07T10:30:00Z", MOMENT),
         ("2026-02-07T12:30:00+02:00", MOMENT),
         ("2026-02-07T10:30:00", MOMENT),
@@ -278,22 +269,17 @@ def test_which_statuses_are_terminal() -> None:
         (1770460200.0, MOMENT),
         *[(value, None) for value in ("", "soon", "P1D", None, True, [])],
         *[(value, None) for value in (float("nan"), float("inf"), 10**400, 1770460200000000)],
-    ],
-)
-def test_reading_times(value: Any, moment: datetime | None) -> None:
-    assert read_time(value) == moment
+    ]:
+        assert read_time(value) == moment
 
 
-@pytest.mark.parametrize(
-    ("value", "number"),
-    [
+def test_reading_numbers() -> None:
+    for value, number in [
         (28, 28),
         ("28", 28),
         (0.5, 0.5),
         ("0.5", 0.5),
         (0, 0),
         *[(value, None) for value in (True, "x", None, float("nan"), "inf", 10**400, {})],
-    ],
-)
-def test_reading_numbers(value: Any, number: Any) -> None:
-    assert read_number(value) == number
+    ]:
+        assert read_number(value) == number

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,9 +22,8 @@ from airflow_provider_seedance.urls import (
 NO_HOSTS = MediaHosts()
 
 
-@pytest.mark.parametrize(
-    ("url", "identity"),
-    [
+def test_the_identity_of_a_media_url() -> None:
+    for url, identity in [
         ("https://a.example/v.mp4?X-Amz-Signature=1&X-Amz-Date=2#t", "https://a.example/v.mp4"),
         ("https://a.example/v?id=A&X-Goog-Signature=1&versionId=7", "https://a.example/v?id=A&versionId=7"),
         ("https://a.example/v?b=2&a=1", "https://a.example/v?a=1&b=2"),
@@ -46,10 +43,8 @@ NO_HOSTS = MediaHosts()
         ("asset://x?y", "asset://x?y"),
         ("https://[broken", "https://[broken"),
         ("", ""),
-    ],
-)
-def test_the_identity_of_a_media_url(url: str, identity: str) -> None:
-    assert split_signature(url)[0] == identity
+    ]:
+        assert split_signature(url)[0] == identity
 
 
 def test_a_url_in_a_message_is_short_and_without_secrets() -> None:
@@ -59,9 +54,8 @@ def test_a_url_in_a_message_is_short_and_without_secrets() -> None:
     assert redact_url("https://a.example/v\r\nb") == "https://a.example/vb"
 
 
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
+def test_urls_are_shown_without_secrets() -> None:
+    for url, shown in [
         ("s3://AKIA:SECRET@bucket/k", "s3://bucket/k"),
         ("ftp://user:SECRET@host/x?sig=SECRET", "ftp://host/x"),
         ("seedance://:SECRET@https%3A%2F%2Fx", "seedance://https%3A%2F%2Fx"),
@@ -83,10 +77,8 @@ def test_a_url_in_a_message_is_short_and_without_secrets() -> None:
         ("asset://x", "asset://x"),
         ("v.mp4", "v.mp4"),
         ("", ""),
-    ],
-)
-def test_urls_are_shown_without_secrets(url: str, shown: str) -> None:
-    assert redact_url(url) == shown
+    ]:
+        assert redact_url(url) == shown
 
 
 MARKER = "Pa55-Marker"
@@ -122,24 +114,21 @@ def test_the_identity_of_a_media_url_holds_no_secret(scheme: str, host: str) -> 
     assert MARKER not in split_signature(f"{scheme}://u:{MARKER}@{host}/x?sig={MARKER}#{MARKER}")[0]
 
 
-@pytest.mark.parametrize("text", ["Who is it? A fox", "ftp://a@b?c", "a@b.example#1"])
-def test_other_texts_are_compared_whole(text: str) -> None:
-    assert split_signature(text) == (text, "")
+def test_other_texts_are_compared_whole() -> None:
+    for text in ["Who is it? A fox", "ftp://a@b?c", "a@b.example#1"]:
+        assert split_signature(text) == (text, "")
 
 
-@pytest.mark.parametrize(
-    "host",
-    [
+def test_no_error_about_an_address_repeats_its_password() -> None:
+    for host in [
         "seedance://:SECRET@https%3A%2F%2Fx", "ftp://u:SECRET@h", "https://u:SECRET@[x", "https://u:1/SECRET@h",
         "https://u:SECRET/x@h", "u:SECRET@host", "https://u:SECRET@\u2100.example", "https://u:SECRET@h:99999/",
-    ],
-)  # fmt: skip
-def test_no_error_about_an_address_repeats_its_password(host: str) -> None:
-    with pytest.raises(SeedanceConfigurationError) as caught:
-        normalize_base_url(host)
-    said = str(caught.value)
-    said += f"{input_url_problem(host, NO_HOSTS)} {media_url_problem(host, NO_HOSTS)}"
-    assert "SECRET" not in said
+    ]:  # fmt: skip
+        with pytest.raises(SeedanceConfigurationError) as caught:
+            normalize_base_url(host)
+        said = str(caught.value)
+        said += f"{input_url_problem(host, NO_HOSTS)} {media_url_problem(host, NO_HOSTS)}"
+        assert "SECRET" not in said
 
 
 def test_media_hosts_keep_no_password() -> None:
@@ -149,9 +138,8 @@ def test_media_hosts_keep_no_password() -> None:
     assert "SECRET" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("host", "port", "scheme", "base"),
-    [
+def test_base_urls() -> None:
+    for host, port, scheme, base in [
         ("https://seedanceapi.org/v2", None, None, "https://seedanceapi.org/v2"),
         ("http://127.0.0.1:8123/b/v1", None, None, "http://127.0.0.1:8123/b/v1"),
         ("http://127.0.0.1:8123/b/v1/", None, None, "http://127.0.0.1:8123/b/v1"),
@@ -168,25 +156,20 @@ def test_media_hosts_keep_no_password() -> None:
         ("https://x.example/api/v3/v3/", None, None, "https://x.example/api/v3"),
         ("https://x.example/v1/v2", None, None, "https://x.example/v1/v2"),
         ("https://x.example/v11/v1", None, None, "https://x.example/v11/v1"),
-    ],
-)
-def test_base_urls(host: str, port: int | None, scheme: str | None, base: str) -> None:
-    assert normalize_base_url(host, port=port, scheme=scheme) == base
+    ]:
+        assert normalize_base_url(host, port=port, scheme=scheme) == base
 
 
-@pytest.mark.parametrize(
-    "host",
-    [
+def test_hosts_that_cannot_be_a_base_url() -> None:
+    for host in [
         "ftp://x.example", "https://", "https:///v1", "https://k:secret@x.example/v1",
         "https://x.example/?key=secret", "https://x.example/v1#secret", "http://x.example:port/",
         "http://[::1/v1", "http://x.example:99999", "http://x.example:70000", "http://x.example:-1",
         "http://x.example:0", "http://x .example", "http://x.example/\x00", "http://\ud800",
-    ],
-)  # fmt: skip
-def test_hosts_that_cannot_be_a_base_url(host: str) -> None:
-    with pytest.raises(SeedanceConfigurationError) as caught:
-        normalize_base_url(host)
-    assert "secret" not in str(caught.value)
+    ]:  # fmt: skip
+        with pytest.raises(SeedanceConfigurationError) as caught:
+            normalize_base_url(host)
+        assert "secret" not in str(caught.value)
 
 
 PRIVATE = [
@@ -207,21 +190,9 @@ PUBLIC = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("address", PRIVATE)
-def test_addresses_that_are_not_public(address: str) -> None:
-    assert not is_public(address)
-
-
-@pytest.mark.parametrize("address", PUBLIC)
-def test_addresses_that_are_public(address: str) -> None:
-    assert is_public(address)
-
-
-@pytest.mark.parametrize(
-    "address", ["", "example.com", "2130706433", "0x7f.1", "0177.0.0.1", "1.2.3", "1.2.3.4.5"]
-)
-def test_other_texts_are_not_public_addresses(address: str) -> None:
-    assert not is_public(address)
+def test_addresses_that_are_public() -> None:
+    texts = ("", "example.com", "2130706433", "0x7f.1", "0177.0.0.1", "1.2.3", "1.2.3.4.5")
+    assert [address for address in (*PRIVATE, *PUBLIC, *texts) if is_public(address)] == PUBLIC
 
 
 SPELLINGS = [
@@ -231,44 +202,36 @@ SPELLINGS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("host", SPELLINGS)
-@pytest.mark.parametrize("port", ["", ":8443"])
-def test_no_spelling_of_a_private_host_passes(host: str, port: str) -> None:
-    url = f"https://{host}{port}/v.mp4"
-    assert "media_hosts" in media_url_problem(url, NO_HOSTS)
-    assert "media_hosts" in input_url_problem(url, NO_HOSTS)
+def test_no_spelling_of_a_private_host_passes() -> None:
+    for host in SPELLINGS:
+        for url in (f"https://{host}/v.mp4", f"https://{host}:8443/v.mp4"):
+            assert "media_hosts" in media_url_problem(url, NO_HOSTS)
+            assert "media_hosts" in input_url_problem(url, NO_HOSTS)
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
+def test_public_https_passes() -> None:
+    for url in [
         "https://cdn.example.com/v.mp4?sig=1",
         "https://8.8.8.8/v.mp4",
         "https://[2606:4700::1111]/v",
         "https://1.example.com/",
-    ],
-)
-def test_public_https_passes(url: str) -> None:
-    assert media_url_problem(url, NO_HOSTS) is None
-    assert input_url_problem(url, NO_HOSTS) is None
+    ]:
+        assert media_url_problem(url, NO_HOSTS) is None
+        assert input_url_problem(url, NO_HOSTS) is None
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
+def test_everything_else_does_not() -> None:
+    for url in [
         "http://cdn.example.com/v.mp4", "ftp://a.example/v", "file:///etc/passwd", "data:text/plain,x",
         "v.mp4", "", "//a.example/v", "https://", "https:///v", "https://[::1", "https://a.example:port/v",
         "javascript:1",
-    ],
-)  # fmt: skip
-def test_everything_else_does_not(url: str) -> None:
-    assert media_url_problem(url, NO_HOSTS) is not None
-    assert input_url_problem(url, NO_HOSTS) is not None
+    ]:  # fmt: skip
+        assert media_url_problem(url, NO_HOSTS) is not None
+        assert input_url_problem(url, NO_HOSTS) is not None
 
 
-@pytest.mark.parametrize(
-    ("names", "url", "passes"),
-    [
+def test_named_hosts_pass() -> None:
+    for names, url, passes in [
         (["127.0.0.1"], "http://127.0.0.1:8123/v.mp4", True),
         (["127.0.0.1:8123"], "http://127.0.0.1:8123/v.mp4", True),
         (["127.0.0.1:8123"], "http://127.0.0.1:8124/v.mp4", False),
@@ -286,24 +249,22 @@ def test_everything_else_does_not(url: str) -> None:
         (["minio"], "http://minio.example/v", False),
         (["minio"], "ftp://minio/v", False),
         (["a.example"], "http://a.example@127.0.0.1/v", False),
-    ],
-)
-def test_named_hosts_pass(names: list[str], url: str, passes: bool) -> None:
-    hosts = MediaHosts.parse(names)
-    assert (media_url_problem(url, hosts) is None) is passes
-    assert (input_url_problem(url, hosts) is None) is passes
+    ]:
+        hosts = MediaHosts.parse(names)
+        assert (media_url_problem(url, hosts) is None) is passes
+        assert (input_url_problem(url, hosts) is None) is passes
 
 
-@pytest.mark.parametrize("value", [["a", "b"], ("a", "b"), "a,b", " A , b ,"])
-def test_media_hosts_in_every_form(value: Any) -> None:
-    assert MediaHosts.parse(value) == MediaHosts(frozenset({"a", "b"}))
-    assert MediaHosts.parse([]) == NO_HOSTS
+def test_media_hosts_in_every_form() -> None:
+    for value in [["a", "b"], ("a", "b"), "a,b", " A , b ,"]:
+        assert MediaHosts.parse(value) == MediaHosts(frozenset({"a", "b"}))
+        assert MediaHosts.parse([]) == NO_HOSTS
 
 
-@pytest.mark.parametrize("value", [5, {"a": 1}, [5], [None], True])
-def test_media_hosts_other_than_lists_of_names(value: Any) -> None:
-    with pytest.raises(ValueError, match="a list of host names"):
-        MediaHosts.parse(value)
+def test_media_hosts_other_than_lists_of_names() -> None:
+    for value in [5, {"a": 1}, [5], [None], True]:
+        with pytest.raises(ValueError, match="a list of host names"):
+            MediaHosts.parse(value)
 
 
 def test_every_address_of_a_name_is_checked() -> None:
@@ -315,9 +276,9 @@ def test_every_address_of_a_name_is_checked() -> None:
     assert address_problem("a.example", 443, ["10.0.0.1"], MediaHosts.parse("a.example:80")) is not None
 
 
-@pytest.mark.parametrize("host", ["api.example.com", "https://api.example.com"])
-@pytest.mark.parametrize("scheme", ["v1", "ftp", "seedance"])
-def test_a_schema_that_is_the_path_of_a_uri_is_refused(host: str, scheme: str) -> None:
-    with pytest.raises(SeedanceConfigurationError, match=r"as the host.*Nothing was sent") as caught:
-        normalize_base_url(host, scheme=scheme)
-    assert repr(scheme) in caught.value.message
+def test_a_schema_that_is_the_path_of_a_uri_is_refused() -> None:
+    for scheme in ["v1", "ftp", "seedance"]:
+        for host in ("api.example.com", "https://api.example.com"):
+            with pytest.raises(SeedanceConfigurationError, match=r"as the host.*Nothing was sent") as caught:
+                normalize_base_url(host, scheme=scheme)
+            assert repr(scheme) in caught.value.message

@@ -55,19 +55,16 @@ def test_the_errors_of_deferrals_are_those_that_airflow_raises() -> None:
             operator.BaseOperator(task_id="task").resume_execution("__fail__", {"error": reason}, {})
 
 
-@pytest.mark.parametrize(
-    ("ti", "place"),
-    [
+def test_the_place_of_a_task_instance() -> None:
+    for ti, place in [
         (SimpleNamespace(map_index=None), ("", -1)),
         (SimpleNamespace(map_index=3), ("", 3)),
         (SimpleNamespace(map_index=-1, region_id=None, region_index=None), ("", -1)),
         (SimpleNamespace(map_index=-1, region_id=UUID(int=0), region_index=-1), ("", -1)),
         (SimpleNamespace(map_index=3, region_id=UUID(int=15), region_index=3), ("0" * 31 + "f", 3)),
         (SimpleNamespace(map_index=-1, region_id=UUID(int=15), region_index=4), ("0" * 31 + "f", 4)),
-    ],
-)
-def test_the_place_of_a_task_instance(ti: SimpleNamespace, place: tuple[str, int]) -> None:
-    assert version_compat.region_of(ti) == place
+    ]:
+        assert version_compat.region_of(ti) == place
 
 
 @needs(REGIONS)
@@ -115,15 +112,12 @@ def test_no_other_module_checks_versions() -> None:
     assert checking == []
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
+def test_a_question_is_recognized() -> None:
+    for code in [
         "from airflow import __version__\nif airflow.__version__ < '3.3': pass",
         "from airflow.version import version",
         'importlib.metadata.version("apache-airflow-core")',
         "AIRFLOW_V_3_4_PLUS = True",
         "try:\n    from airflow.sdk import a\nexcept ImportError:\n    from airflow.models import a",
-    ],
-)
-def test_a_question_is_recognized(code: str) -> None:
-    assert QUESTIONS.search(code)
+    ]:
+        assert QUESTIONS.search(code)

@@ -112,9 +112,8 @@ def test_the_prompt_may_be_left_out_beside_inputs_only() -> None:
         prepare(NAME, video(""))
 
 
-@pytest.mark.parametrize(
-    ("inputs", "problem"),
-    [
+def test_inputs_that_do_not_go_together_are_refused() -> None:
+    for inputs, problem in [
         ([{"url": A, "role": "first_frame"}, {"url": B, "role": "reference_image"}], "cannot be mixed"),
         ([{"url": A, "role": "last_frame"}, {"url": B, "role": "reference_audio"}], "cannot be mixed"),
         ([{"url": A, "role": "first_frame"}, B, C], "cannot be mixed"),
@@ -126,11 +125,9 @@ def test_the_prompt_may_be_left_out_beside_inputs_only() -> None:
         (["https://192.168.1.1/a.png"], "is not on a public host"),
         ([5], "image 1 is 5"),
         ([f"https://example.com/{n}.png" for n in range(10)], "10 images were given"),
-    ],
-)
-def test_inputs_that_do_not_go_together_are_refused(inputs: list[Any], problem: str) -> None:
-    with pytest.raises(errors.SeedanceRequestError, match=problem):
-        prepare(NAME, video(images=inputs))
+    ]:
+        with pytest.raises(errors.SeedanceRequestError, match=problem):
+            prepare(NAME, video(images=inputs))
 
 
 def test_the_limit_of_reference_images_does_not_count_other_references() -> None:
@@ -155,9 +152,8 @@ V25, V20, FAST, MINI, V15, V10, V10_FAST = (
 ALL_MODELS = (V25, V20, FAST, MINI, V10, V10_FAST, "ep-20260101-abcde")
 
 
-@pytest.mark.parametrize(
-    ("name", "values", "models"),
-    [
+def test_documented_values_pass_by_model() -> None:
+    for name, values, models in [
         ("resolution", ("480p", "720p"), ALL_MODELS),
         ("resolution", ("1080p",), (V25, V20, V10, V10_FAST, "ep-1")),
         ("resolution", ("4k",), (V20, "ep-1")),
@@ -173,18 +169,15 @@ ALL_MODELS = (V25, V20, FAST, MINI, V10, V10_FAST, "ep-20260101-abcde")
         ("service_tier", ("default",), ALL_MODELS),
         ("service_tier", ("flex",), (V10, V10_FAST, "ep-1")),
         ("fixed_lens", (True, False), (V10, V10_FAST)),
-    ],
-)
-def test_documented_values_pass_by_model(name: str, values: tuple[Any, ...], models: tuple[str, ...]) -> None:
-    for model in models:
-        for value in values:
-            images = A if value == "adaptive" else None
-            assert prepare(NAME, video(model=model, images=images, **{name: value})).warnings == ()
+    ]:
+        for model in models:
+            for value in values:
+                images = A if value == "adaptive" else None
+                assert prepare(NAME, video(model=model, images=images, **{name: value})).warnings == ()
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "model"),
-    [
+def test_other_values_are_refused_by_model() -> None:
+    for name, value, model in [
         *[("resolution", "4k", model) for model in (V25, V10)],
         *[("resolution", "1080p", model) for model in (FAST, MINI)],
         ("resolution", "2160p", V20),
@@ -199,11 +192,9 @@ def test_documented_values_pass_by_model(name: str, values: tuple[Any, ...], mod
         ("generate_audio", True, V10),
         *[("fixed_lens", True, model) for model in (V20, V25)],
         ("fps", 24, V20),
-    ],
-)
-def test_other_values_are_refused_by_model(name: str, value: Any, model: str) -> None:
-    with pytest.raises(errors.SeedanceRequestError, match=f"{name}="):
-        prepare(NAME, video(model=model, **{name: value}))
+    ]:
+        with pytest.raises(errors.SeedanceRequestError, match=f"{name}="):
+            prepare(NAME, video(model=model, **{name: value}))
 
 
 def test_the_host_tells_the_region_and_with_it_the_model_names() -> None:
@@ -216,9 +207,8 @@ def test_the_host_tells_the_region_and_with_it_the_model_names() -> None:
     assert prepare(NAME, video(model="doubao-seedance-2-0-260128"), base_url=CHINA).warnings == ()
 
 
-@pytest.mark.parametrize(
-    ("model", "family"),
-    [
+def test_model_families() -> None:
+    for model, family in [
         (V25, "2.5"),
         (FAST, "2.0-fast"),
         (MINI, "2.0-mini"),
@@ -230,10 +220,8 @@ def test_the_host_tells_the_region_and_with_it_the_model_names() -> None:
         ("dola-seedream-5-0-flash-260915", "5.0-flash"),
         ("ep-20260101-abcde", None),
         (None, None),
-    ],
-)
-def test_model_families(model: str | None, family: str | None) -> None:
-    assert model_family(model) == family
+    ]:
+        assert model_family(model) == family
 
 
 # ---------------------------------------------------------------------- image requests
@@ -279,19 +267,16 @@ def test_images_carry_neither_callback_nor_correlation() -> None:
     assert not API.correlates(image())
 
 
-@pytest.mark.parametrize(
-    ("model", "sizes"),
-    [
+def test_documented_sizes() -> None:
+    for model, sizes in [
         ("seedream-4-5-251128", ["2k", "4K", "2560x1440", "auto", "adaptive"]),
         ("seedream-4-0-250828", ["1K", "2K", "4K", "1280x720"]),
         ("dola-seedream-5-0-pro-260628", ["1k", "1.5K", "2K", "auto"]),
         ("dola-seedream-5-0-flash-260915", ["1.5k"]),
         ("ep-1", ["1K", "1.5K", "2k", "3K", "4k", "2048x2048", "1280x720", "auto", "adaptive"]),
-    ],
-)
-def test_documented_sizes(model: str, sizes: list[str]) -> None:
-    for size in sizes:
-        check_size(model, size)
+    ]:
+        for size in sizes:
+            check_size(model, size)
 
 
 def check_size(model: str, size: str) -> None:
@@ -299,9 +284,8 @@ def check_size(model: str, size: str) -> None:
     assert sent == (size.upper() if size[-1] in "kK" else size)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "problem"),
-    [
+def test_other_images_are_refused() -> None:
+    for arguments, problem in [
         ({"resolution": "5K"}, "resolution='5K'"),
         ({"resolution": "1080p"}, "2K, 4K, auto, a size"),
         ({"resolution": "1K"}, "resolution='1K'"),
@@ -324,11 +308,9 @@ def check_size(model: str, size: str) -> None:
         ({"style": "cyberpunk"}, "style='cyberpunk' is not an argument"),
         ({"images": [{"url": A, "role": "first_frame"}]}, "role 'first_frame'"),
         ({"prompt": "", "images": [A]}, "prompt is empty"),
-    ],
-)
-def test_other_images_are_refused(arguments: dict[str, Any], problem: str) -> None:
-    with pytest.raises(errors.SeedanceRequestError, match=problem):
-        prepare(NAME, image(**arguments))
+    ]:
+        with pytest.raises(errors.SeedanceRequestError, match=problem):
+            prepare(NAME, image(**arguments))
 
 
 # ---------------------------------------------------------------------- correlation
@@ -352,9 +334,8 @@ FILM = MediaInput(url="https://a.example/v.mp4", role="reference_video")
 MINI = "dreamina-seedance-2-0-mini-260615"
 
 
-@pytest.mark.parametrize(
-    ("request_", "usd"),
-    [
+def test_published_prices() -> None:
+    for request_, usd in [
         (video(**WIDE), 0.7623),  # 108,900 tokens
         (video(**WIDE, model="dreamina-seedance-2-0-fast-260128"), 0.60984),
         (video(**WIDE, model=MINI), 0.38115),
@@ -373,20 +354,15 @@ MINI = "dreamina-seedance-2-0-mini-260615"
         (video(**WIDE, model=MINI, extra_params={"model": "dreamina-seedance-2-5-260628"}), None),
         (image(extra_params={"sequential_image_generation_options": {"max_images": 9}}), None),
         (image(extra_params={"sequential_image_generation": "auto"}), None),
-    ],
-)
-def test_published_prices(request_: Any, usd: float | None) -> None:
-    assert prepare("ark", request_).price.cost_usd == usd
+    ]:
+        assert prepare("ark", request_).price.cost_usd == usd
 
 
-@pytest.mark.parametrize(
-    ("arguments", "usd"),
-    [
+def test_the_tokens_that_ark_counted_have_the_published_price() -> None:
+    for arguments, usd in [
         ({"resolution": "1080p"}, 7.7),
         ({"resolution": "4k"}, 4.0),
         ({}, 7.0),
         ({"images": [FILM]}, None),
-    ],
-)
-def test_the_tokens_that_ark_counted_have_the_published_price(arguments: Any, usd: float | None) -> None:
-    assert prepare("ark", video(**arguments)).result_defaults.usd_per_million_tokens == usd
+    ]:
+        assert prepare("ark", video(**arguments)).result_defaults.usd_per_million_tokens == usd

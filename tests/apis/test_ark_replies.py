@@ -31,13 +31,13 @@ def test_a_created_task() -> None:
     assert (generation.model, generation.duration) == ("dreamina-seedance-2-0-260128", 5)
 
 
-@pytest.mark.parametrize("word", ["queued", "running", "succeeded", "failed", "cancelled", "expired"])
-def test_every_status_of_a_task(word: str) -> None:
-    generation = read(API, fixture(f"ark_task_{word}"), "cgt-20260207103000-abcde")
-    assert generation.status.value == word
-    assert generation.documented
-    assert bool(generation.urls) == (word == "succeeded")
-    assert (generation.completed_at is not None) == (word not in ("queued", "running"))
+def test_every_status_of_a_task() -> None:
+    for word in ["queued", "running", "succeeded", "failed", "cancelled", "expired"]:
+        generation = read(API, fixture(f"ark_task_{word}"), "cgt-20260207103000-abcde")
+        assert generation.status.value == word
+        assert generation.documented
+        assert bool(generation.urls) == (word == "succeeded")
+        assert (generation.completed_at is not None) == (word not in ("queued", "running"))
 
 
 def test_a_finished_task() -> None:
@@ -88,14 +88,15 @@ def test_images_are_answered_at_once_and_get_an_id_of_their_own() -> None:
     assert other.generation_id != generation.generation_id
 
 
-@pytest.mark.parametrize(
-    "times",
-    [{"created": 1770460200}, {"created_at": 1770460200}, {"created_at": None, "created": 1770460200}],
-)
-def test_both_names_of_the_time_are_read(times: dict[str, Any]) -> None:
-    body = {"data": [{"url": "https://a.example/1"}], **times}
-    generation = API.read_generation(body, "g", media="image", now=NOW)
-    assert generation.created_at == datetime(2026, 2, 7, 10, 30, tzinfo=UTC)
+def test_both_names_of_the_time_are_read() -> None:
+    for times in [
+        {"created": 1770460200},
+        {"created_at": 1770460200},
+        {"created_at": None, "created": 1770460200},
+    ]:
+        body = {"data": [{"url": "https://a.example/1"}], **times}
+        generation = API.read_generation(body, "g", media="image", now=NOW)
+        assert generation.created_at == datetime(2026, 2, 7, 10, 30, tzinfo=UTC)
 
 
 def test_one_image_of_a_group_can_fail_alone() -> None:
@@ -139,9 +140,8 @@ def test_no_images_and_no_error_is_uncertain() -> None:
     declined(Uncertain, NAME, reply(200, {"model": "m", "created": 1, "data": []}), image())
 
 
-@pytest.mark.parametrize(
-    ("status", "code", "fate", "cls"),
-    [
+def test_every_documented_error_code() -> None:
+    for status, code, fate, cls in [
         (400, "InvalidParameter", Refused, errors.SeedanceRequestError),
         (400, "InvalidParameter.TaskTypeConstraint", Refused, errors.SeedanceRequestError),
         (400, "InvalidParameter.TaskTypeMismatch", Refused, errors.SeedanceRequestError),
@@ -170,20 +170,17 @@ def test_no_images_and_no_error_is_uncertain() -> None:
             for kind in ("Text", "Image", "Video", "Audio")
             for more in ("", ".PolicyViolation", ".PrivacyInformation")
         ],
-    ],
-)
-def test_every_documented_error_code(status: int, code: str, fate: type, cls: type) -> None:
-    error = declined(
-        fate, NAME, reply(status, {"error": {"code": code, "message": "why", "param": "", "type": "t"}})
-    )
-    assert type(error) is cls
-    assert error.vendor_code == code
-    assert error.http_status == status
+    ]:
+        error = declined(
+            fate, NAME, reply(status, {"error": {"code": code, "message": "why", "param": "", "type": "t"}})
+        )
+        assert type(error) is cls
+        assert error.vendor_code == code
+        assert error.http_status == status
 
 
-@pytest.mark.parametrize(
-    ("message", "fate", "cls", "solution"),
-    [
+def test_the_message_tells_which_exceeded_quota_returns() -> None:
+    for message, fate, cls, solution in [
         (
             "Your account [1] has exhausted its free trial quota for the [m] model.",
             Refused,
@@ -198,14 +195,10 @@ def test_every_documented_error_code(status: int, code: str, fate: type, cls: ty
         ),
         ("The number of queued tasks has reached the limit.", NotAccepted, errors.SeedanceRateLimitError, ""),
         ("The plan is used up until 2026-11-28 10:00.", NotAccepted, errors.SeedanceRateLimitError, ""),
-    ],
-)
-def test_the_message_tells_which_exceeded_quota_returns(
-    message: str, fate: type, cls: type, solution: str
-) -> None:
-    error = declined(fate, NAME, reply(429, {"error": {"code": "QuotaExceeded", "message": message}}))
-    assert type(error) is cls
-    assert solution in error.message
+    ]:
+        error = declined(fate, NAME, reply(429, {"error": {"code": "QuotaExceeded", "message": message}}))
+        assert type(error) is cls
+        assert solution in error.message
 
 
 @pytest.mark.parametrize("window", ["5-hour", "weekly", "monthly"])
@@ -229,12 +222,12 @@ def test_the_end_of_a_plan_window_is_read_from_the_message(window: str) -> None:
     assert wait("2026-02-31 00:00:00") is None
 
 
-@pytest.mark.parametrize("until", ["2026-02-07T11:40:00Z", "2026-02-07 19:40:00+08:00"])
-def test_the_end_of_a_quota_is_read_in_other_forms(until: str) -> None:
-    body = {"error": {"code": "QuotaExceeded", "message": f"The plan is used up until {until}."}}
-    error = declined(NotAccepted, NAME, reply(429, body))
-    assert isinstance(error, errors.SeedanceRateLimitError)
-    assert error.retry_after == 3600
+def test_the_end_of_a_quota_is_read_in_other_forms() -> None:
+    for until in ("2026-02-07T11:40:00Z", "2026-02-07 19:40:00+08:00"):
+        body = {"error": {"code": "QuotaExceeded", "message": f"The plan is used up until {until}."}}
+        error = declined(NotAccepted, NAME, reply(429, body))
+        assert isinstance(error, errors.SeedanceRateLimitError)
+        assert error.retry_after == 3600
 
 
 def test_a_404_about_the_model_does_not_say_that_a_generation_is_unknown() -> None:
@@ -317,19 +310,16 @@ def test_each_in_a_list_is_read_as_if_it_were_alone() -> None:
     assert (found["c"].error_code, found["c"].error_message) == ("X", "no")
 
 
-@pytest.mark.parametrize(
-    "items",
-    [
+def test_generations_missing_from_a_list_are_absent() -> None:
+    for items in [
         None,
         "x",
         [],
         [None, 5, "a", []],
         [{"id": "of-another-user", "status": "succeeded", "content": {"video_url": "https://x/v.mp4"}}],
         [{"id": "a"}, {"id": "a", "status": None}, {"id": "a", "status": ""}, {"status": "running"}],
-    ],
-)
-def test_generations_missing_from_a_list_are_absent(items: Any) -> None:
-    assert many({"total": 1, "items": items}, "a") == {}
+    ]:
+        assert many({"total": 1, "items": items}, "a") == {}
 
 
 def test_a_list_of_both_tiers_has_each_generation_once() -> None:

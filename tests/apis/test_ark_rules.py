@@ -31,9 +31,8 @@ PICTURE, CLIP, SOUND = (inputs(f"reference_{kind}") for kind in ("image", "video
 DRAFT = [{"draft_task": "cgt-1"}]
 
 
-@pytest.mark.parametrize(
-    ("model", "arguments", "problem"),
-    [
+def test_combinations_that_the_service_forbids_are_refused() -> None:
+    for model, arguments, problem in [
         (V20, {"images": SOUND}, "reference_audio needs a reference_image"),
         *[(V15, {"images": given}, "this model takes none") for given in (PICTURE, CLIP)],
         (
@@ -75,19 +74,14 @@ DRAFT = [{"draft_task": "cgt-1"}]
         ],
         (V25, {"images": [*DRAFT, *PICTURE]}, "other images cannot be given"),
         (V25, {"images": DRAFT, "resolution": "720p"}, "in 1080p only"),
-    ],
-)
-def test_combinations_that_the_service_forbids_are_refused(
-    model: str, arguments: dict[str, Any], problem: str
-) -> None:
-    prompt = "" if "draft_task" in str(arguments.get("images")) else "A lamp"
-    with pytest.raises(errors.SeedanceRequestError, match=problem):
-        prepare("ark", video(**{"prompt": prompt, "model": model, **arguments}))
+    ]:
+        prompt = "" if "draft_task" in str(arguments.get("images")) else "A lamp"
+        with pytest.raises(errors.SeedanceRequestError, match=problem):
+            prepare("ark", video(**{"prompt": prompt, "model": model, **arguments}))
 
 
-@pytest.mark.parametrize(
-    ("model", "arguments"),
-    [
+def test_combinations_that_the_service_documents_pass() -> None:
+    for model, arguments in [
         (V20, {"images": [*PICTURE, *SOUND]}),
         (V20, {"images": [*PICTURE, {"url": "data:audio/mpeg;base64,AAAA", "role": "reference_audio"}]}),
         (V25, {"images": SOUND}),
@@ -98,30 +92,22 @@ def test_combinations_that_the_service_forbids_are_refused(
         (V25, {"prompt": "", "images": DRAFT, "watermark": True, "return_last_frame": True}),
         (V10, {"aspect_ratio": "adaptive", "images": FRAMES}),
         ("ep-1", {"images": inputs("reference_video", 20)}),
-    ],
-)
-def test_combinations_that_the_service_documents_pass(model: str, arguments: dict[str, Any]) -> None:
-    assert prepare("ark", video(model=model, **arguments)).warnings == ()
+    ]:
+        assert prepare("ark", video(model=model, **arguments)).warnings == ()
 
 
-@pytest.mark.parametrize(
-    ("model", "since"),
-    [
+def test_a_model_that_was_switched_off_passes_with_a_warning_that_names_the_date() -> None:
+    for model, since in [
         (V15, "2026-11-11"),
         ("seedance-1-0-lite-t2v-250428", "2026-05-13"),
         ("seedance-1-0-lite-i2v-250428", "2026-05-13"),
-    ],
-)
-def test_a_model_that_was_switched_off_passes_with_a_warning_that_names_the_date(
-    model: str, since: str
-) -> None:
-    (warning,) = prepare("ark", video(model=model)).warnings
-    assert f"switched off at the service since {since}" in warning
+    ]:
+        (warning,) = prepare("ark", video(model=model)).warnings
+        assert f"switched off at the service since {since}" in warning
 
 
-@pytest.mark.parametrize(
-    ("arguments", "tokens"),
-    [
+def test_the_tokens_of_a_video_are_known_before_it_is_submitted() -> None:
+    for arguments, tokens in [
         ({"resolution": "720p", "duration": 5, "aspect_ratio": "16:9"}, 108_900),
         ({"duration": 5, "aspect_ratio": "9:16"}, 108_900),
         ({"resolution": "480p", "duration": 4, "aspect_ratio": "16:9"}, 864 * 496 * 97 // 1024),
@@ -137,9 +123,5 @@ def test_a_model_that_was_switched_off_passes_with_a_warning_that_names_the_date
         ({"model": "ep-1", "aspect_ratio": "16:9", "duration": 5, "resolution": "720p"}, 108_900),
         ({"aspect_ratio": "16:9", "duration": 5, "images": CLIP}, None),
         ({"aspect_ratio": "16:9", "duration": 5, "extra_params": {"frames": 29}}, None),
-    ],
-)
-def test_the_tokens_of_a_video_are_known_before_it_is_submitted(
-    arguments: dict[str, Any], tokens: int | None
-) -> None:
-    assert prepare("ark", video(**arguments)).price.output_tokens == tokens
+    ]:
+        assert prepare("ark", video(**arguments)).price.output_tokens == tokens

@@ -1,8 +1,8 @@
 """
 Contradictions in the documents of the services, numbered: every documented shape is accepted.
 
-Row 6 is tested with the fields of each service, rows 12 and 28 in ``test_fates``, row 22 in ``test_urls``, and rows 26
-and 27 in ``test_runbase``.
+Other rows are tested with the fields of each service (6), in ``test_fates`` (12, 28), ``test_seedance2api`` (9, 13, 31),
+``test_settings`` (14), ``test_urls`` (22), ``test_base`` (25), and ``test_runbase`` (26, 27).
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from helpers import (
     prepare,
     read,
     reply,
-    settings,
     submit,
     video,
 )
@@ -59,12 +58,12 @@ def test_row_1_the_id_and_the_images_flat_or_under_data() -> None:
     assert '"note": "here"' in lost.message
 
 
-@pytest.mark.parametrize("word", ["success", "accepted"])
-def test_row_2_the_word_of_the_envelope_is_not_the_word_of_the_task(word: str) -> None:
-    task = {"task_id": "t", "status": "processing"}
-    assert read(S2A, {"status": word, "data": task}).status is Status.RUNNING
-    assert read(S2A, {"status": word, "task_id": "t", "progress": 45}).status is Status.QUEUED
-    assert read(S2A, task).status is Status.RUNNING
+def test_row_2_the_word_of_the_envelope_is_not_the_word_of_the_task() -> None:
+    for word in ["success", "accepted"]:
+        task = {"task_id": "t", "status": "processing"}
+        assert read(S2A, {"status": word, "data": task}).status is Status.RUNNING
+        assert read(S2A, {"status": word, "task_id": "t", "progress": 45}).status is Status.QUEUED
+        assert read(S2A, task).status is Status.RUNNING
 
 
 def test_row_3_the_result_stands_in_the_status_or_at_its_own_address() -> None:
@@ -79,43 +78,35 @@ def test_row_3_the_result_stands_in_the_status_or_at_its_own_address() -> None:
         assert len(steps) == 2
 
 
-@pytest.mark.parametrize(
-    ("status", "codes", "cls"),
-    [
+def test_row_4_the_http_status_decides_and_the_code_is_free_text() -> None:
+    for status, codes, cls in [
         (401, ("UNAUTHORIZED", "INVALID_API_KEY", "NEVER_HEARD_OF"), errors.SeedanceAuthenticationError),
         (400, ("INVALID_REQUEST", "INVALID_PROMPT", "NEVER_HEARD_OF"), errors.SeedanceRequestError),
-    ],
-)
-def test_row_4_the_http_status_decides_and_the_code_is_free_text(
-    status: int, codes: tuple[str, ...], cls: type
-) -> None:
-    for code in codes:
-        error = declined(
-            Refused,
-            "seedance2api",
-            reply(status, {"status": "error", "error": {"code": code, "message": "m"}}),
-        )
-        assert type(error) is cls
-        assert error.vendor_code == code
+    ]:
+        for code in codes:
+            error = declined(
+                Refused,
+                "seedance2api",
+                reply(status, {"status": "error", "error": {"code": code, "message": "m"}}),
+            )
+            assert type(error) is cls
+            assert error.vendor_code == code
 
 
-@pytest.mark.parametrize(
-    ("why", "found"),
-    [
+def test_row_5_the_reason_of_a_failure_from_the_first_place_that_has_one() -> None:
+    for why, found in [
         ({"error_message": "bad"}, ("bad", None)),
         ({"error": {"code": "X", "message": "bad"}}, ("bad", "X")),
         ({"error": "bad"}, ("bad", None)),
         ({"message": "bad"}, ("bad", None)),
         ({"detail": "bad"}, ("bad", None)),
         ({}, (None, None)),
-    ],
-)
-def test_row_5_the_reason_of_a_failure_from_the_first_place_that_has_one(why: Any, found: Any) -> None:
-    task = {"task_id": "t", "status": "failed", **why}
-    for body in (task, {"data": task}):
-        generation = read(S2A, body)
-        assert generation.status is Status.FAILED
-        assert (generation.error_message, generation.error_code) == found
+    ]:
+        task = {"task_id": "t", "status": "failed", **why}
+        for body in (task, {"data": task}):
+            generation = read(S2A, body)
+            assert generation.status is Status.FAILED
+            assert (generation.error_message, generation.error_code) == found
 
 
 def test_rows_7_and_8_a_webhook_is_read_by_its_data_with_any_event() -> None:
@@ -123,13 +114,6 @@ def test_rows_7_and_8_a_webhook_is_read_by_its_data_with_any_event() -> None:
     for event in ("task.completed", "task.progress", "something.else"):
         generation = S2A.read_generation({**body, "event": event}, "t", media="video", now=NOW)
         assert generation.status is Status.SUCCEEDED
-
-
-def test_row_9_the_returned_size_is_not_asserted() -> None:
-    sample = fixture("seedance2api_image_success")
-    assert sample["data"]["images"][0]["width"] == 2048
-    generation = accepted("seedance2api", reply(200, sample), image(resolution="4k"))
-    assert generation.resolution == "4k"
 
 
 def test_row_10_the_wait_counts_on_a_refusal_only() -> None:
@@ -159,18 +143,6 @@ def test_row_11_the_status_address_is_built_here() -> None:
     assert S2A.status_call(accepted_id("seedance2api", body)).path == "/tasks/task-uuid-67890"
 
 
-def test_row_13_images_at_once_are_the_end_and_an_id_alone_is_polled() -> None:
-    done = accepted("seedance2api", reply(200, fixture("seedance2api_image_success")), image())
-    assert done.status is Status.SUCCEEDED
-    later = accepted("seedance2api", reply(200, fixture("seedance2api_video_accepted")), image())
-    assert later.status is Status.QUEUED
-
-
-def test_row_14_the_timeout_of_a_call_is_not_the_one_of_a_render() -> None:
-    assert settings(api="seedance2api").call_timeout == 30
-    assert settings(api="seedance2api").image_timeout == 600
-
-
 def test_row_15_the_other_vendors_sdk_is_not_used() -> None:
     project = Path(__file__).parents[2]
     assert "seedance-sdk" not in (project / "pyproject.toml").read_text()
@@ -178,24 +150,19 @@ def test_row_15_the_other_vendors_sdk_is_not_used() -> None:
         assert "import seedance\n" not in source.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    ("name", "seconds", "sent"),
-    [
+def test_row_16_durations_as_numbers_or_text_are_sent_in_the_documented_form() -> None:
+    for name, seconds, sent in [
         ("seedanceapi-v1", 8, "8"),
         ("runbase", 8, "8"),
         ("seedanceapi-v2", 5, 5),
         ("seedance2api", 15, 15),
         ("ark", 5, 5),
-    ],
-)
-def test_row_16_durations_as_numbers_or_text_are_sent_in_the_documented_form(
-    name: str, seconds: int, sent: Any
-) -> None:
-    for given in (seconds, str(seconds), float(seconds), f" {seconds}.0 "):
-        body = body_of(name, video(duration=given))
-        found = body.get("input", body)["duration"]
-        assert found == sent
-        assert type(found) is type(sent)
+    ]:
+        for given in (seconds, str(seconds), float(seconds), f" {seconds}.0 "):
+            body = body_of(name, video(duration=given))
+            found = body.get("input", body)["duration"]
+            assert found == sent
+            assert type(found) is type(sent)
 
 
 def test_row_17_images_by_name_and_number_of_each_service() -> None:
@@ -227,9 +194,8 @@ def test_row_19_unknown_models_pass_with_one_warning(name: str) -> None:
     assert body_of(name, video(model="seedance-2-mini"))["model"] == "seedance-2-mini"
 
 
-@pytest.mark.parametrize(
-    ("body", "cls", "code"),
-    [
+def test_row_20_codes_as_numbers_or_words_and_errors_with_200() -> None:
+    for body, cls, code in [
         ({"code": "INVALID_PROMPT", "message": "m"}, errors.SeedanceRequestError, "INVALID_PROMPT"),
         ({"code": 402, "message": "m"}, errors.SeedanceInsufficientCreditsError, "402"),
         ({"code": "402", "message": "m"}, errors.SeedanceInsufficientCreditsError, "402"),
@@ -240,45 +206,44 @@ def test_row_19_unknown_models_pass_with_one_warning(name: str) -> None:
             "INVALID_API_KEY",
         ),
         ({"code": 200, "error": {"message": "m"}}, errors.SeedanceRequestError, None),
-    ],
-)
-def test_row_20_codes_as_numbers_or_words_and_errors_with_200(body: Any, cls: type, code: str | None) -> None:
-    for name in ("seedanceapi-v1", "seedanceapi-v2"):
-        error = declined(Refused, name, reply(200, body))
-        assert type(error) is cls
-        assert error.vendor_code == code
-        assert "m" in error.message
+    ]:
+        for name in ("seedanceapi-v1", "seedanceapi-v2"):
+            error = declined(Refused, name, reply(200, body))
+            assert type(error) is cls
+            assert error.vendor_code == code
+            assert "m" in error.message
 
 
-@pytest.mark.parametrize("code", [200, 0, "200", "0", "success", "OK", ""])
-def test_row_20_codes_that_are_none(code: Any) -> None:
-    assert accepted_id("seedanceapi-v1", {"code": code, "data": {"task_id": "t"}}) == "t"
-    declined(Uncertain, "seedanceapi-v1", reply(200, {"code": code, "message": "success", "data": {}}))
+def test_row_20_codes_that_are_none() -> None:
+    for code in [200, 0, "200", "0", "success", "OK", ""]:
+        assert accepted_id("seedanceapi-v1", {"code": code, "data": {"task_id": "t"}}) == "t"
+        declined(Uncertain, "seedanceapi-v1", reply(200, {"code": code, "message": "success", "data": {}}))
 
 
-@pytest.mark.parametrize(
-    ("words", "status"),
-    [
+def test_row_21_words_of_all_vendors_in_any_case() -> None:
+    for words, status in [
         ("success succeeded completed complete done", Status.SUCCEEDED),
         ("failed failure fail error", Status.FAILED),
         ("cancelled canceled aborted", Status.CANCELLED),
         ("expired timeout", Status.EXPIRED),
         ("queued pending", Status.QUEUED),
         ("running processing in_progress", Status.RUNNING),
-    ],
-)
-def test_row_21_words_of_all_vendors_in_any_case(words: str, status: Status) -> None:
-    for word in words.split():
-        for spelling in (word, word.upper(), word.title(), f" {word} "):
-            assert read_status_word(spelling) == (status, True)
+    ]:
+        for word in words.split():
+            for spelling in (word, word.upper(), word.title(), f" {word} "):
+                assert read_status_word(spelling) == (status, True)
 
 
-@pytest.mark.parametrize("word", ["rendering", "完了", "0", ""])
-def test_row_21_other_words_count_as_running(word: str) -> None:
-    assert read_status_word(word) == (Status.RUNNING, False)
-    if word:
-        generation = read(V1, {"data": {"task_id": "t", "status": word}})
-        assert (generation.status, generation.documented, generation.word) == (Status.RUNNING, False, word)
+def test_row_21_other_words_count_as_running() -> None:
+    for word in ["rendering", "完了", "0", ""]:
+        assert read_status_word(word) == (Status.RUNNING, False)
+        if word:
+            generation = read(V1, {"data": {"task_id": "t", "status": word}})
+            assert (generation.status, generation.documented, generation.word) == (
+                Status.RUNNING,
+                False,
+                word,
+            )
 
 
 def test_row_23_the_aspect_ratios_of_each_service_and_none_by_default() -> None:
@@ -292,52 +257,20 @@ def test_row_23_the_aspect_ratios_of_each_service_and_none_by_default() -> None:
         prepare("seedanceapi-v2", video(aspect_ratio="1:1"))
 
 
-@pytest.mark.parametrize(
-    "body", [{"data": {"task_id": "t"}}, {"task_id": "t"}, {"id": "t"}, {"data": {"id": "t"}}]
-)
-def test_row_24_the_id_in_a_callback(body: Any) -> None:
-    for api in (V1, V2):
-        assert api.find_id(body) == "t"
+def test_row_24_the_id_in_a_callback() -> None:
+    for body in [{"data": {"task_id": "t"}}, {"task_id": "t"}, {"id": "t"}, {"data": {"id": "t"}}]:
+        for api in (V1, V2):
+            assert api.find_id(body) == "t"
 
 
-@pytest.mark.parametrize("name", ["seedance2api", "seedanceapi-v1", "seedanceapi-v2", "runbase", "ark"])
-@pytest.mark.parametrize(
-    ("status", "cls", "helps"),
-    [
-        (400, errors.SeedanceRequestError, False),
-        (422, errors.SeedanceRequestError, False),
-        (401, errors.SeedanceAuthenticationError, False),
-        (402, errors.SeedanceInsufficientCreditsError, False),
-        (403, errors.SeedanceForbiddenError, False),
-        (404, errors.SeedanceNotFoundError, False),
-        (408, errors.SeedanceServerError, True),
-        (425, errors.SeedanceServerError, True),
-        (429, errors.SeedanceRateLimitError, True),
-        (500, errors.SeedanceServerError, True),
-        (502, errors.SeedanceServerError, True),
-        (504, errors.SeedanceServerError, True),
-    ],
-)
-def test_row_25_one_map_of_http_statuses(name: str, status: int, cls: type, helps: bool) -> None:
-    api = get_api(name)
-    with pytest.raises(errors.SeedanceError) as caught:
-        drive(api.status_flow("g1", "video", NOW), [reply(status, b"no")])
-    assert type(caught.value) is cls
-    assert caught.value.retry_helps is helps
-    error = caught.value
-    assert (error.http_status, error.generation_id, error.method) == (status, "g1", "GET")
-
-
-@pytest.mark.parametrize(
-    ("name", "limit"), [("seedance2api", 300), ("seedanceapi-v1", 2000), ("seedanceapi-v2", 2000)]
-)
-@pytest.mark.parametrize("character", ["a", "é", "山", "🎬"])
-def test_row_29_prompts_are_counted_in_characters(name: str, limit: int, character: str) -> None:
-    assert body_of(name, video(character * limit))["prompt"] == character * limit
-    with pytest.raises(errors.SeedanceRequestError, match=f"at most {limit} characters"):
-        prepare(name, video(character * (limit + 1)))
-    for unlimited in ("runbase", "ark"):
-        prepare(unlimited, video(character * 5000))
+def test_row_29_prompts_are_counted_in_characters() -> None:
+    for name, limit in [("seedance2api", 300), ("seedanceapi-v1", 2000), ("seedanceapi-v2", 2000)]:
+        for character in ("a", "é", "山", "🎬"):
+            assert body_of(name, video(character * limit))["prompt"] == character * limit
+            with pytest.raises(errors.SeedanceRequestError, match=f"at most {limit} characters"):
+                prepare(name, video(character * (limit + 1)))
+            for unlimited in ("runbase", "ark"):
+                prepare(unlimited, video(character * 5000))
 
 
 def test_row_30_ids_are_opaque() -> None:
@@ -345,8 +278,3 @@ def test_row_30_ids_are_opaque() -> None:
         assert accepted_id("seedanceapi-v1", {"data": {"task_id": generation_id}}) == generation_id
         assert V1.status_call(generation_id).query == (("task_id", generation_id),)
         assert "/" not in S2A.status_call(generation_id).path.removeprefix("/tasks/")
-
-
-def test_row_31_what_only_the_second_page_tells_is_known() -> None:
-    assert S2A.callback_field == "webhook_url"
-    assert settings(api="seedance2api", requests_per_hour=10).requests_per_hour == 10

@@ -42,9 +42,8 @@ def test_a_video_is_submitted_to_its_endpoint() -> None:
     assert API.url_of(call, API.default_base_url) == f"https://queue.fal.run/{TEXT}"
 
 
-@pytest.mark.parametrize(
-    ("images", "endpoint", "fields"),
-    [
+def test_the_inputs_decide_about_the_endpoint() -> None:
+    for images, endpoint, fields in [
         (PICTURE, FRAMES, {"image_url": PICTURE}),
         ([PICTURE, "https://a.example/2.png"], FRAMES, {"image_url": PICTURE, "end_image_url": "https://a.example/2.png"}),
         (
@@ -52,11 +51,9 @@ def test_a_video_is_submitted_to_its_endpoint() -> None:
             "bytedance/seedance-2.0/reference-to-video",
             {"image_urls": [PICTURE], "video_urls": ["https://a.example/v.mp4"]},
         ),
-    ],
-)  # fmt: skip
-def test_the_inputs_decide_about_the_endpoint(images: Any, endpoint: str, fields: dict[str, Any]) -> None:
-    call = call_for("fal", video(images=images))
-    assert (call.path, call.json) == (f"/{endpoint}", {"prompt": "A lamp", **fields})
+    ]:  # fmt: skip
+        call = call_for("fal", video(images=images))
+        assert (call.path, call.json) == (f"/{endpoint}", {"prompt": "A lamp", **fields})
 
 
 def test_images_have_sizes_by_name_or_in_pixels() -> None:
@@ -70,9 +67,8 @@ def test_images_have_sizes_by_name_or_in_pixels() -> None:
     assert call.json == {"prompt": "A lamp", "image_size": "auto_4K", "image_urls": [PICTURE]}
 
 
-@pytest.mark.parametrize(
-    ("request_", "problem"),
-    [
+def test_what_no_endpoint_takes_is_refused() -> None:
+    for request_, problem in [
         (video(duration=16), "from 4 to 15"),
         (video(model="bytedance/seedance-2.5/text-to-video", resolution="1080p"), "480p or 720p"),
         (video(model="bytedance/seedance-2.0/fast/text-to-video", resolution="1080p"), "480p or 720p"),
@@ -84,11 +80,9 @@ def test_images_have_sizes_by_name_or_in_pixels() -> None:
         (video(model="seedance-2.0"), "not the id of an endpoint"),
         (image(resolution="8K"), "auto_2K"),
         (image(num_images=7), "from 1 to 6"),
-    ],
-)
-def test_what_no_endpoint_takes_is_refused(request_: Any, problem: str) -> None:
-    with pytest.raises(errors.SeedanceRequestError, match=problem):
-        prepare("fal", request_)
+    ]:
+        with pytest.raises(errors.SeedanceRequestError, match=problem):
+            prepare("fal", request_)
 
 
 def test_the_callback_url_is_in_the_query_and_the_correlation_value_in_the_body() -> None:
@@ -125,12 +119,9 @@ def test_a_completed_request_has_its_result_at_an_address_of_its_own() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("word", "status"),
-    [("IN_QUEUE", GenerationStatus.QUEUED), ("IN_PROGRESS", GenerationStatus.RUNNING)],
-)
-def test_a_request_in_progress_is_answered_with_202(word: str, status: GenerationStatus) -> None:
-    assert read((202, {"status": word, "queue_position": 0})).status is status
+def test_a_request_in_progress_is_answered_with_202() -> None:
+    for word, status in [("IN_QUEUE", GenerationStatus.QUEUED), ("IN_PROGRESS", GenerationStatus.RUNNING)]:
+        assert read((202, {"status": word, "queue_position": 0})).status is status
 
 
 def test_a_result_that_is_an_error_is_the_failure_of_the_generation() -> None:
@@ -145,18 +136,15 @@ def test_a_result_that_is_an_error_is_the_failure_of_the_generation() -> None:
     assert (stated.status, stated.error_code) == (GenerationStatus.FAILED, "request_timeout")
 
 
-@pytest.mark.parametrize(
-    ("status", "cls"),
-    [
+def test_a_result_that_cannot_be_read_proves_nothing() -> None:
+    for status, cls in [
         (401, errors.SeedanceAuthenticationError),
         (404, errors.SeedanceNotFoundError),
         (429, errors.SeedanceRateLimitError),
         (502, errors.SeedanceServerError),
-    ],
-)
-def test_a_result_that_cannot_be_read_proves_nothing(status: int, cls: type) -> None:
-    with pytest.raises(cls):
-        read((200, COMPLETED), (status, b"<html>"))
+    ]:
+        with pytest.raises(cls):
+            read((200, COMPLETED), (status, b"<html>"))
 
 
 def test_a_locked_account_has_no_credits() -> None:
@@ -193,9 +181,8 @@ def test_a_lost_submission_is_found_by_its_value_alone() -> None:
     assert drive(API.look_up_flow("other", NOW, NOW), [reply(200, {"items": []})])[0] is None
 
 
-@pytest.mark.parametrize(
-    ("request_", "usd"),
-    [
+def test_published_prices() -> None:
+    for request_, usd in [
         (video(duration=10), 3.034),
         (video(duration=10, resolution="480p"), 1.406),
         (video(model="fal-ai/bytedance/seedance/v1.5/pro/text-to-video"), 0.2592),
@@ -205,10 +192,8 @@ def test_a_lost_submission_is_found_by_its_value_alone() -> None:
         (video(), None),
         (video(duration=10, extra_params={"resolution": "1080p"}), None),
         (video(model="bytedance/seedance-2.0/us/text-to-video", duration=10), None),
-    ],
-)
-def test_published_prices(request_: Any, usd: float | None) -> None:
-    assert prepare("fal", request_).price.cost_usd == usd
+    ]:
+        assert prepare("fal", request_).price.cost_usd == usd
 
 
 def signed(body: bytes, *, at: float, key: Ed25519PrivateKey) -> dict[str, str]:

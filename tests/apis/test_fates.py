@@ -191,9 +191,8 @@ class TestEveryService:
         assert len(error.message) < 600
 
 
-@pytest.mark.parametrize(
-    ("name", "body"),
-    [
+def test_a_gateways_json_is_not_taken_for_the_services() -> None:
+    for name, body in [
         ("seedance2api", {"error": "upstream failed"}),
         ("seedance2api", {"error": {"code": 503, "message": "no healthy upstream", "status": "UNAVAILABLE"}}),
         ("seedanceapi-v1", {"timestamp": "t", "status": 503, "error": "Service Unavailable", "path": "/v1"}),
@@ -204,10 +203,8 @@ class TestEveryService:
         ("runbase", {"error": "Service Unavailable", "message": "down", "code": 503}),
         ("ark", {"error": "upstream failed"}),
         ("ark", {"error": {"code": 503, "message": "no healthy upstream", "status": "UNAVAILABLE"}}),
-    ],
-)
-def test_a_gateways_json_is_not_taken_for_the_services(name: str, body: Any) -> None:
-    assert isinstance(submit(name, reply(503, body)), Uncertain)
+    ]:
+        assert isinstance(submit(name, reply(503, body)), Uncertain)
 
 
 @pytest.mark.parametrize("name", ["ark", "runbase"])

@@ -28,9 +28,8 @@ def part(url: str, kind: str = "image_url", **more: str) -> dict[str, Any]:
     return {"type": kind, kind: {"url": url}, **more}
 
 
-@pytest.mark.parametrize(
-    ("images", "fields"),
-    [
+def test_a_body() -> None:
+    for images, fields in [
         (PICTURE, {"frame_images": [part(PICTURE, frame_type="first_frame")]}),
         ([PICTURE] * 3, {"input_references": [part(PICTURE)] * 3}),
         (
@@ -40,25 +39,22 @@ def part(url: str, kind: str = "image_url", **more: str) -> dict[str, Any]:
                 "input_references": [part("https://a.example/a.mp3", "audio_url")],
             },
         ),
-    ],
-)  # fmt: skip
-def test_a_body(images: Any, fields: dict[str, Any]) -> None:
-    sent = body_of(
-        "openrouter", video(images=images, resolution="4k", seed=3), callback_url="https://a.example/cb"
-    )
-    assert sent == {
-        "model": "bytedance/seedance-2.0",
-        "prompt": "A lamp",
-        "resolution": "4K",
-        "seed": 3,
-        "callback_url": "https://a.example/cb",
-        **fields,
-    }
+    ]:  # fmt: skip
+        sent = body_of(
+            "openrouter", video(images=images, resolution="4k", seed=3), callback_url="https://a.example/cb"
+        )
+        assert sent == {
+            "model": "bytedance/seedance-2.0",
+            "prompt": "A lamp",
+            "resolution": "4K",
+            "seed": 3,
+            "callback_url": "https://a.example/cb",
+            **fields,
+        }
 
 
-@pytest.mark.parametrize(
-    ("request_", "problem"),
-    [
+def test_what_it_does_not_take_is_refused() -> None:
+    for request_, problem in [
         (video(duration=16), "from 4 to 15"),
         (video(model="bytedance/seedance-2.0-fast", resolution="1080p"), "480p or 720p"),
         (video(model="bytedance/seedance-1-5-pro", resolution="4k"), "480p, 720p or 1080p"),
@@ -66,11 +62,9 @@ def test_a_body(images: Any, fields: dict[str, Any]) -> None:
         (video(fixed_lens=True), "fixed_lens"),
         (video(images=[{"url": PICTURE, "role": "first_frame"}] * 2), "given once"),
         (image(), "makes videos only"),
-    ],
-)
-def test_what_it_does_not_take_is_refused(request_: Any, problem: str) -> None:
-    with pytest.raises(errors.SeedanceRequestError, match=problem):
-        prepare("openrouter", request_)
+    ]:
+        with pytest.raises(errors.SeedanceRequestError, match=problem):
+            prepare("openrouter", request_)
 
 
 def test_a_job() -> None:
@@ -123,9 +117,8 @@ def test_a_callback() -> None:
     assert read_settings("c", connection(extra={"api": "openrouter"})).callback_signing is None
 
 
-@pytest.mark.parametrize(
-    ("arguments", "usd"),
-    [
+def test_the_price_of_a_request() -> None:
+    for arguments, usd in [
         ({"model": "bytedance/seedance-2.5", "resolution": "480p", "duration": 4}, 0.415481),
         ({"resolution": "720p", "duration": 5}, 0.7623),
         ({"resolution": "1080p", "duration": 5}, 1.886692),
@@ -146,30 +139,24 @@ def test_a_callback() -> None:
             None,
         ),
         ({"resolution": "720p", "duration": 5, "extra_params": {"duration": 9}}, None),
-    ],
-)
-def test_the_price_of_a_request(arguments: dict[str, Any], usd: float | None) -> None:
-    assert prepare("openrouter", video(aspect_ratio="16:9", **arguments)).price.cost_usd == usd
+    ]:
+        assert prepare("openrouter", video(aspect_ratio="16:9", **arguments)).price.cost_usd == usd
 
 
-@pytest.mark.parametrize(
-    "extra",
-    [
+def test_a_field_of_the_service_that_changes_the_price_leaves_it_open() -> None:
+    for extra in [
         {"model": "bytedance/seedance-2.5"},
         {"size": "1920x1080"},
         {"aspect_ratio": "1:1"},
         {"generate_audio": True},
         {"input_references": [{"type": "video_url", "video_url": {"url": PICTURE}}]},
         {"provider": {"options": {"seed": {"parameters": {"duration": 12}}}}},
-    ],
-    ids=lambda extra: next(iter(extra)),
-)
-def test_a_field_of_the_service_that_changes_the_price_leaves_it_open(extra: dict[str, Any]) -> None:
-    arguments = {"model": "bytedance/seedance-1-5-pro", "resolution": "720p", "duration": 5}
-    request = video(aspect_ratio="16:9", generate_audio=False, extra_params=extra, **arguments)
-    prepared = prepare("openrouter", request)
-    assert prepared.price.cost_usd is None
-    assert prepared.result_defaults.usd_per_million_tokens is None
+    ]:
+        arguments = {"model": "bytedance/seedance-1-5-pro", "resolution": "720p", "duration": 5}
+        request = video(aspect_ratio="16:9", generate_audio=False, extra_params=extra, **arguments)
+        prepared = prepare("openrouter", request)
+        assert prepared.price.cost_usd is None
+        assert prepared.result_defaults.usd_per_million_tokens is None
 
 
 def test_a_field_of_the_service_that_costs_nothing_keeps_the_price() -> None:

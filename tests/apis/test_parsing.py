@@ -3,54 +3,44 @@
 from __future__ import annotations
 
 import tracemalloc
-from typing import Any
-
-import pytest
 
 from airflow_provider_seedance.apis import parsing
 from airflow_provider_seedance.apis.messages import HttpCall, HttpReply
 from airflow_provider_seedance.apis.registry import get_api
 
 
-@pytest.mark.parametrize(
-    ("body", "payload"),
-    [
-        ({"data": {"a": 1}, "b": 2}, {"a": 1}),
-        ({"data": [], "b": 2}, {"data": [], "b": 2}),
-        ({"b": 2}, {"b": 2}),
-    ],
-)
-def test_unwrapping(body: dict[str, Any], payload: dict[str, Any]) -> None:
-    assert parsing.unwrap(body) == payload
+def test_values() -> None:
+    for read, value, found in [
+        (parsing.unwrap, {"data": {"a": 1}, "b": 2}, {"a": 1}),
+        (parsing.unwrap, {"data": [], "b": 2}, {"data": [], "b": 2}),
+        (parsing.unwrap, {"b": 2}, {"b": 2}),
+        (parsing.strings, "a", ("a",)),
+        (parsing.strings, ["a", "", 5, None, "b"], ("a", "b")),
+        *[(parsing.strings, value, ()) for value in (None, {}, "")],
+        (parsing.urls, "a", ("a",)),
+        (
+            parsing.urls,
+            ["a", {"url": "b"}, {"video_url": "c"}, 5, None, "", {}, {"url": 5}, ["d"]],
+            ("a", "b", "c"),
+        ),
+        (parsing.urls, {"url": "b"}, ("b",)),
+        (parsing.urls, {"url": ["b", "c"]}, ("b", "c")),
+        *[(parsing.urls, value, ()) for value in (None, "", {}, 5)],
+        (parsing.text, "a", "a"),
+        (parsing.text, 5, "5"),
+        *[(parsing.text, value, None) for value in ("", True, None, [])],
+        *[
+            (parsing.is_moderation, code, True)
+            for code in ("InputTextSensitiveContentDetected", "SENSITIVE_CONTENT", "content_policy_violation")
+        ],
+        *[(parsing.is_moderation, code, True) for code in ("NSFW", "ContentModeration")],
+        *[(parsing.is_moderation, code, False) for code in ("INVALID_PROMPT", None)],
+    ]:
+        assert read(value) == found
 
 
-@pytest.mark.parametrize(
-    ("value", "found"), [("a", ("a",)), (["a", "", 5, None, "b"], ("a", "b")), (None, ()), ({}, ()), ("", ())]
-)
-def test_strings(value: Any, found: tuple[str, ...]) -> None:
-    assert parsing.strings(value) == found
-
-
-@pytest.mark.parametrize(
-    ("value", "found"),
-    [
-        ("a", ("a",)),
-        (["a", {"url": "b"}, {"video_url": "c"}, 5, None, "", {}, {"url": 5}, ["d"]], ("a", "b", "c")),
-        ({"url": "b"}, ("b",)),
-        ({"url": ["b", "c"]}, ("b", "c")),
-        (None, ()),
-        ("", ()),
-        ({}, ()),
-        (5, ()),
-    ],
-)
-def test_urls(value: Any, found: tuple[str, ...]) -> None:
-    assert parsing.urls(value) == found
-
-
-@pytest.mark.parametrize(
-    ("api", "body"),
-    [
+def test_outputs_may_be_objects() -> None:
+    for api, body in [
         ("seedanceapi-v1", {"status": "SUCCESS", "response": [{"url": "https://a.example/v.mp4"}]}),
         ("seedanceapi-v2", {"status": "SUCCESS", "response": [{"video_url": "https://a.example/v.mp4"}]}),
         ("runbase", {"status": "succeeded", "output": {"urls": [{"url": "https://a.example/v.mp4"}]}}),
@@ -60,17 +50,8 @@ def test_urls(value: Any, found: tuple[str, ...]) -> None:
             "seedance2api",
             {"status": "completed", "result": {"video_url": [{"url": "https://a.example/v.mp4"}]}},
         ),
-    ],
-)
-def test_outputs_may_be_objects(api: str, body: dict[str, Any]) -> None:
-    assert get_api(api).outputs(body) == ("https://a.example/v.mp4",)
-
-
-@pytest.mark.parametrize(
-    ("value", "found"), [("a", "a"), ("", None), (5, "5"), (True, None), (None, None), ([], None)]
-)
-def test_text(value: Any, found: str | None) -> None:
-    assert parsing.text(value) == found
+    ]:
+        assert get_api(api).outputs(body) == ("https://a.example/v.mp4",)
 
 
 def test_local_ids_depend_on_the_content_alone() -> None:
@@ -81,9 +62,8 @@ def test_local_ids_depend_on_the_content_alone() -> None:
     assert len(first) == 30
 
 
-@pytest.mark.parametrize(
-    ("sources", "found"),
-    [
+def test_why_a_generation_failed() -> None:
+    for sources, found in [
         ([{}], (None, None)),
         ([{}, {"message": "success"}], (None, None)),
         ([{"error_message": "a", "message": "b"}], ("a", None)),
@@ -92,31 +72,13 @@ def test_local_ids_depend_on_the_content_alone() -> None:
         ([{"error": "a", "error_code": "C"}], ("a", "C")),
         ([{"detail": "a"}, {"message": "b"}], ("a", None)),
         ([{}, {"message": "b"}], ("b", None)),
-    ],
-)
-def test_why_a_generation_failed(sources: list[dict[str, Any]], found: tuple[str | None, str | None]) -> None:
-    assert parsing.failure_message(*sources) == found
+    ]:
+        assert parsing.failure_message(*sources) == found
 
 
-@pytest.mark.parametrize(
-    ("code", "moderation"),
-    [
-        ("InputTextSensitiveContentDetected", True),
-        ("SENSITIVE_CONTENT", True),
-        ("content_policy_violation", True),
-        ("NSFW", True),
-        ("ContentModeration", True),
-        ("INVALID_PROMPT", False),
-        (None, False),
-    ],
-)
-def test_refusals_on_content_grounds(code: str | None, moderation: bool) -> None:
-    assert parsing.is_moderation(code) is moderation
-
-
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000, b"1" * 5000])
-def test_a_body_other_than_json_reads_as_none(body: bytes) -> None:
-    assert HttpReply(200, body=body).json is None
+def test_a_body_other_than_json_reads_as_none() -> None:
+    for body in [b"", b"{", b"\xff", b"[" * 100_000, b"1" * 5000]:
+        assert HttpReply(200, body=body).json is None
 
 
 def test_an_excerpt_is_one_short_line() -> None:
@@ -124,7 +86,7 @@ def test_an_excerpt_is_one_short_line() -> None:
 
 
 def test_of_a_long_message_only_the_beginning_is_taken_apart() -> None:
-    said = "ab " * 10_000_000
+    said = "ab " * 1_000_000
     tracemalloc.start()
     try:
         line = HttpReply(400).line(said)
@@ -133,18 +95,18 @@ def test_of_a_long_message_only_the_beginning_is_taken_apart() -> None:
     finally:
         tracemalloc.stop()
     assert (len(line), len(excerpt)) == (1001, 301)
-    assert peak < 50_000_000
+    assert peak < 5_000_000
 
 
-@pytest.mark.parametrize("before", [65_530, 65_536, 65_500, 50_000, 262_140])
-@pytest.mark.parametrize("blank", [" ", "\N{IDEOGRAPHIC SPACE}"])
-def test_a_secret_at_the_edge_of_what_is_looked_at_does_not_show(before: int, blank: str) -> None:
+def test_a_secret_at_the_edge_of_what_is_looked_at_does_not_show() -> None:
     """White space shrinks, so that even the end of what is looked at may be shown."""
     secret = "sk-0123456789abcdef"
-    said = "refused" + blank * before + secret + " " * 1000 + "more " * 1000
-    reply = HttpReply(400, body=said.encode(), redact=lambda text: text.replace(secret, "***"))
-    for shown in (reply.line(said), reply.excerpt()):
-        assert "sk-" not in shown
+    for before in [65_530, 65_536, 65_500, 50_000, 262_140]:
+        for blank in [" ", "\N{IDEOGRAPHIC SPACE}"]:
+            said = "refused" + blank * before + secret + " " * 1000 + "more " * 1000
+            reply = HttpReply(400, body=said.encode(), redact=lambda text: text.replace(secret, "***"))
+            for shown in (reply.line(said), reply.excerpt()):
+                assert "sk-" not in shown
 
 
 def test_a_call_does_not_show_its_body() -> None:

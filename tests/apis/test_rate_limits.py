@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from helpers import NOW
 
 from airflow_provider_seedance.apis.rate_limits import (
@@ -14,9 +13,8 @@ from airflow_provider_seedance.apis.rate_limits import (
 )
 
 
-@pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [
+def test_retry_after() -> None:
+    for headers, seconds in [
         ({"retry-after": "0"}, 0),
         ({"retry-after": "1.5"}, 1.5),
         ({"retry-after-ms": "250"}, 0.25),
@@ -29,11 +27,9 @@ from airflow_provider_seedance.apis.rate_limits import (
         ({"retry-after": "nan"}, None),
         ({"retry-after": ""}, None),
         ({}, None),
-    ],
-)
-def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
-    assert read_retry_after(headers, NOW) == seconds
-    assert read_rate_limit(headers, NOW).retry_after == seconds
+    ]:
+        assert read_retry_after(headers, NOW) == seconds
+        assert read_rate_limit(headers, NOW).retry_after == seconds
 
 
 def test_nonsense_in_one_header_leaves_the_rest_known() -> None:
@@ -51,20 +47,17 @@ def test_a_wait_alone_tells_nothing_of_the_quota() -> None:
     assert not read_rate_limit({"retry-after": "5"}, NOW).known
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
+def test_no_wait_is_longer_than_a_day() -> None:
+    for headers in [
         {"retry-after": "99999999999999999"},
         {"retry-after": "1e300"},
         {"retry-after-ms": "1e300"},
         {"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"},
         {"x-ratelimit-retryafter": "86401"},
         {"x-ratelimit-reset": "99999999999"},
-    ],
-)
-def test_no_wait_is_longer_than_a_day(headers: dict[str, str]) -> None:
-    assert read_rate_limit(headers, NOW).retry_after == MAX_WAIT_SECONDS == 86400
-    assert read_retry_after(headers, NOW) in (None, MAX_WAIT_SECONDS)
+    ]:
+        assert read_rate_limit(headers, NOW).retry_after == MAX_WAIT_SECONDS == 86400
+        assert read_retry_after(headers, NOW) in (None, MAX_WAIT_SECONDS)
 
 
 def test_the_end_of_a_window_is_plausible_up_to_a_day() -> None:

@@ -56,9 +56,8 @@ def test_a_version_is_named_in_the_body() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("images", "fields"),
-    [
+def test_inputs() -> None:
+    for images, fields in [
         (PICTURE, {"image": PICTURE}),
         ([PICTURE, OTHER], {"image": PICTURE, "last_frame_image": OTHER}),
         ([{"url": OTHER, "role": "last_frame"}, PICTURE], {"image": PICTURE, "last_frame_image": OTHER}),
@@ -67,10 +66,8 @@ def test_a_version_is_named_in_the_body() -> None:
             [{"url": "https://a.example/a.mp3", "role": "reference_audio"}, PICTURE],
             {"reference_audios": ["https://a.example/a.mp3"], "reference_images": [PICTURE]},
         ),
-    ],
-)
-def test_inputs(images: Any, fields: dict[str, Any]) -> None:
-    assert body_of("replicate", video(images=images))["input"] == {"prompt": "A lamp", **fields}
+    ]:
+        assert body_of("replicate", video(images=images))["input"] == {"prompt": "A lamp", **fields}
 
 
 def test_images() -> None:
@@ -93,9 +90,8 @@ def test_images() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("request_", "problem"),
-    [
+def test_what_no_model_takes_is_refused() -> None:
+    for request_, problem in [
         (video(duration=16), "from 4 to 15"),
         (video(model="bytedance/seedance-1-pro", duration=15), "from 2 to 12"),
         (video(model="bytedance/seedance-1-pro", generate_audio=True), "generate_audio"),
@@ -104,11 +100,9 @@ def test_images() -> None:
         (video(images={"url": PICTURE, "role": "last_frame"}), "one first_frame"),
         (video(images=[PICTURE, {"url": OTHER, "role": "first_frame"}] * 2), "cannot be mixed"),
         (image(seed=1), "seed"),
-    ],
-)
-def test_what_no_model_takes_is_refused(request_: Any, problem: str) -> None:
-    with pytest.raises(errors.SeedanceRequestError, match=problem):
-        prepare("replicate", request_)
+    ]:
+        with pytest.raises(errors.SeedanceRequestError, match=problem):
+            prepare("replicate", request_)
 
 
 def test_the_callback_is_for_the_end_alone() -> None:
@@ -120,21 +114,18 @@ def test_the_callback_is_for_the_end_alone() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("word", "status"),
-    [
+def test_statuses() -> None:
+    for word, status in [
         ("starting", GenerationStatus.QUEUED),
         ("processing", GenerationStatus.RUNNING),
         ("failed", GenerationStatus.FAILED),
         ("canceled", GenerationStatus.CANCELLED),
         ("aborted", GenerationStatus.CANCELLED),
-    ],
-)
-def test_statuses(word: str, status: GenerationStatus) -> None:
-    generation = read(API, {**PREDICTION, "status": word})
-    assert generation.status is status
-    # A prediction that is cancelled while it runs is billed.
-    assert API.may_cancel(generation) is (word == "starting")
+    ]:
+        generation = read(API, {**PREDICTION, "status": word})
+        assert generation.status is status
+        # A prediction that is cancelled while it runs is billed.
+        assert API.may_cancel(generation) is (word == "starting")
 
 
 def test_outputs_are_gone_an_hour_after_the_end() -> None:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import pytest
-
 from airflow_provider_seedance.apis import rules
 from airflow_provider_seedance.urls import MediaHosts, MediaInput
 
 OUT = (MediaInput(url="https://a.example/1.png"),)
 
 
-@pytest.mark.parametrize(
-    ("rule", "good", "bad", "says"),
-    [
+def test_rules() -> None:
+    for rule, good, bad, says in [
         (rules.text(), ["", "x" * 9999], [5, None, b"x"], "text"),
         (rules.text(max_chars=3), ["abc", "🎬🎬🎬"], ["abcd"], "text of at most 3 characters"),
         (rules.one_of((4, 8), " (seconds)"), [4, 8], [5, "4", True, 4.0, None, [4]], "4 or 8 (seconds)"),
@@ -34,12 +29,10 @@ OUT = (MediaInput(url="https://a.example/1.png"),)
         (rules.inputs(maximum=1), [OUT, ()], [OUT * 2, (5,), (None,)], "at most 1 image as https URLs"),
         (rules.inputs(), [OUT * 99], [("x",)], "images as https URLs"),
         (rules.undocumented(rules.flag(), "who knows"), [True], ["true"], "true or false"),
-    ],
-)
-def test_rules(rule: rules.Rule, good: list[Any], bad: list[Any], says: str) -> None:
-    assert [value for value in good if not rule.accepts(value)] == []
-    assert [value for value in bad if rule.accepts(value)] == []
-    assert rule.takes == says
+    ]:
+        assert [value for value in good if not rule.accepts(value)] == []
+        assert [value for value in bad if rule.accepts(value)] == []
+        assert rule.takes == says
 
 
 def test_doubts() -> None:

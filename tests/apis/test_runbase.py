@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from helpers import accepted, body_of, call_for, declined, fixture, image, prepare, read, reply, video
 
@@ -49,18 +47,15 @@ def test_every_field_goes_into_the_input_with_its_documented_name_and_type() -> 
     }
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
+def test_documented_values_pass_without_a_word() -> None:
+    for name, value in (
         *[("aspect_ratio", value) for value in ("16:9", "9:16", "4:3", "3:4", "1:1", "21:9")],
         *[("resolution", value) for value in ("480p", "720p", "1080p")],
         *[("duration", value) for value in (4, 8, 12, "4", "8", "12")],
         ("generate_audio", False),
         ("prompt", "x" * 20000),
-    ],
-)
-def test_documented_values_pass_without_a_word(name: str, value: Any) -> None:
-    assert prepare(NAME, video(**{name: value})).warnings == ()
+    ):
+        assert prepare(NAME, video(**{name: value})).warnings == (), (name, value)
 
 
 def test_images_go_to_the_same_endpoint_with_a_warning() -> None:
@@ -85,60 +80,52 @@ def test_an_image_ends_as_a_run_does() -> None:
     assert read(API, body, media="image").urls == ("https://a.example/1.png",)
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "takes"),
-    [
+def test_other_values_are_refused() -> None:
+    for name, value, takes in [
         ("aspect_ratio", "9:21", "16:9, 9:16, 4:3, 3:4, 1:1 or 21:9"),
         ("resolution", "4k", "480p, 720p or 1080p"),
         ("duration", 5, r"4, 8 or 12 \(seconds\)"),
         ("fixed_lens", True, "is not an argument of runbase"),
         ("fps", 24, "is not an argument of runbase"),
         ("seed", 24, "is not an argument of runbase"),
-    ],
-)
-def test_other_values_are_refused(name: str, value: Any, takes: str) -> None:
-    with pytest.raises(errors.SeedanceRequestError, match=takes) as caught:
-        prepare(NAME, video(**{name: value}))
-    assert name in str(caught.value)
+    ]:
+        with pytest.raises(errors.SeedanceRequestError, match=takes) as caught:
+            prepare(NAME, video(**{name: value}))
+        assert name in str(caught.value)
 
 
 def test_there_are_no_callbacks() -> None:
     assert API.callback_field is None
 
 
-@pytest.mark.parametrize(
-    "body", [{"id": "r1", "status": "pending"}, {"run_id": "r1"}, {"data": {"id": "r1", "status": "pending"}}]
-)
-def test_the_id_is_found_where_clients_have_seen_it(body: Any) -> None:
-    generation = accepted(NAME, reply(201, body))
-    assert generation.generation_id == "r1"
-    assert generation.status is Status.QUEUED
+def test_the_id_is_found_where_clients_have_seen_it() -> None:
+    for body in [
+        {"id": "r1", "status": "pending"},
+        {"run_id": "r1"},
+        {"data": {"id": "r1", "status": "pending"}},
+    ]:
+        generation = accepted(NAME, reply(201, body))
+        assert generation.generation_id == "r1"
+        assert generation.status is Status.QUEUED
 
 
-@pytest.mark.parametrize(
-    ("word", "status"),
-    [
+def test_every_status_that_was_seen() -> None:
+    for word, status in [
         ("pending", Status.QUEUED),
         ("running", Status.RUNNING),
         ("succeeded", Status.SUCCEEDED),
         ("failed", Status.FAILED),
-    ],
-)
-def test_every_status_that_was_seen(word: str, status: Status) -> None:
-    assert read(API, {"id": "r1", "status": word}).status is status
+    ]:
+        assert read(API, {"id": "r1", "status": word}).status is status
 
 
-@pytest.mark.parametrize(
-    "output",
-    [{"urls": ["https://a.example/v.mp4"]}, {"url": "https://a.example/v.mp4"}, ["https://a.example/v.mp4"]],
-)
-@pytest.mark.parametrize("nested", [False, True])
-def test_the_output(output: Any, nested: bool) -> None:
-    body: Any = {"id": "r1", "status": "succeeded", "output": output, "costUsd": 0.25}
-    generation = read(API, {"data": body} if nested else body)
-    assert generation.urls == ("https://a.example/v.mp4",)
-    assert generation.cost_usd == 0.25
-    assert generation.credits is None
+def test_the_output() -> None:
+    url = "https://a.example/v.mp4"
+    for output in ({"urls": [url]}, {"url": url}, [url]):
+        body = {"id": "r1", "status": "succeeded", "output": output, "costUsd": 0.25}
+        for answer in (body, {"data": body}):
+            generation = read(API, answer)
+            assert (generation.urls, generation.cost_usd, generation.credits) == ((url,), 0.25, None)
 
 
 def test_a_failed_run_says_why_and_is_not_a_failed_call() -> None:
@@ -146,17 +133,14 @@ def test_a_failed_run_says_why_and_is_not_a_failed_call() -> None:
     assert (generation.status, generation.error_message) == (Status.FAILED, "no luck")
 
 
-@pytest.mark.parametrize(
-    "body", [{"status": "error", "message": "down"}, {"status": "error", "error": "down"}, {}]
-)
-def test_an_error_without_an_id_is_not_a_failed_run(body: Any) -> None:
-    with pytest.raises(errors.SeedanceServerError):
-        read(API, body)
+def test_an_error_without_an_id_is_not_a_failed_run() -> None:
+    for body in [{"status": "error", "message": "down"}, {"status": "error", "error": "down"}, {}]:
+        with pytest.raises(errors.SeedanceServerError):
+            read(API, body)
 
 
-@pytest.mark.parametrize(
-    ("status", "fate", "cls"),
-    [
+def test_the_error_table_with_any_body() -> None:
+    for status, fate, cls in [
         (400, Refused, errors.SeedanceRequestError),
         (401, Refused, errors.SeedanceAuthenticationError),
         (402, Refused, errors.SeedanceInsufficientCreditsError),
@@ -164,15 +148,17 @@ def test_an_error_without_an_id_is_not_a_failed_run(body: Any) -> None:
         (404, Refused, errors.SeedanceNotFoundError),
         (429, NotAccepted, errors.SeedanceRateLimitError),
         (500, Uncertain, errors.SeedanceServerError),
-    ],
-)
-@pytest.mark.parametrize(
-    "body", [{"error": "why"}, {"error": {"code": "x", "message": "why"}}, {"message": "why"}, b"why", None]
-)
-def test_the_error_table_with_any_body(status: int, fate: type, cls: type, body: Any) -> None:
-    error = declined(fate, NAME, reply(status, body))
-    assert type(error) is cls
-    assert body is None or "why" in error.message
+    ]:
+        for body in (
+            {"error": "why"},
+            {"error": {"code": "x", "message": "why"}},
+            {"message": "why"},
+            b"why",
+            None,
+        ):
+            error = declined(fate, NAME, reply(status, body))
+            assert type(error) is cls
+            assert body is None or "why" in error.message
 
 
 def test_the_status_call() -> None:

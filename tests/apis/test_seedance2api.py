@@ -114,9 +114,8 @@ def test_only_what_is_required_is_filled_in_and_said() -> None:
     assert body_of(NAME, image()) == {"prompt": "A lamp", "model": "seedream-4.5"}
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
+def test_documented_video_values_pass_without_a_word() -> None:
+    for name, value in (
         *[("duration", seconds) for seconds in (5, 6, 15, 29, 30, "5", "30", 15.0)],
         *[("resolution", value) for value in ("720p", "1080p", "4k")],
         *[("fps", value) for value in (24, 30, 60, "24")],
@@ -124,15 +123,12 @@ def test_only_what_is_required_is_filled_in_and_said() -> None:
         ("prompt", "x" * 300),
         ("prompt", "🎬" * 300),
         ("prompt", "山" * 300),
-    ],
-)
-def test_documented_video_values_pass_without_a_word(name: str, value: Any) -> None:
-    assert prepare(NAME, video(**{name: value})).warnings == ()
+    ):
+        assert prepare(NAME, video(**{name: value})).warnings == (), (name, value)
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "shown", "takes"),
-    [
+def test_other_video_values_are_refused_naming_argument_value_and_range() -> None:
+    for name, value, shown, takes in [
         ("duration", 4, "4", "a whole number from 5 to 30 (seconds)"),
         ("duration", 31, "31", "from 5 to 30"),
         ("duration", 7.5, "7.5", "whole number"),
@@ -155,23 +151,18 @@ def test_documented_video_values_pass_without_a_word(name: str, value: Any) -> N
         ("fixed_lens", False, "False", "is not an argument of seedance2api"),
         ("seed", 42, "42", "is not an argument of seedance2api"),
         ("extra_params", [1], "[1]", "extra_params must be a dict"),
-    ],
-)
-def test_other_video_values_are_refused_naming_argument_value_and_range(
-    name: str, value: Any, shown: str, takes: str
-) -> None:
-    with pytest.raises(errors.SeedanceRequestError) as caught:
-        prepare(NAME, video(**{name: value}))
-    message = str(caught.value)
-    assert name in message
-    assert shown in message
-    assert takes in message
-    assert "Nothing was sent" in message
+    ]:
+        with pytest.raises(errors.SeedanceRequestError) as caught:
+            prepare(NAME, video(**{name: value}))
+        message = str(caught.value)
+        assert name in message
+        assert shown in message
+        assert takes in message
+        assert "Nothing was sent" in message
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "takes"),
-    [
+def test_other_image_values_are_refused() -> None:
+    for name, value, takes in [
         ("num_images", 0, "from 1 to 4"),
         ("num_images", 5, "from 1 to 4"),
         ("quality", "ultra", "standard or high"),
@@ -180,12 +171,10 @@ def test_other_video_values_are_refused_naming_argument_value_and_range(
         ("style", 5, "text"),
         ("images", "https://a.example/1.png", "is not an argument of seedance2api"),
         ("prompt", "x" * 301, "at most 300 characters"),
-    ],
-)
-def test_other_image_values_are_refused(name: str, value: Any, takes: str) -> None:
-    with pytest.raises(errors.SeedanceRequestError, match=takes) as caught:
-        prepare(NAME, image(**{name: value}))
-    assert name in str(caught.value)
+    ]:
+        with pytest.raises(errors.SeedanceRequestError, match=takes) as caught:
+            prepare(NAME, image(**{name: value}))
+        assert name in str(caught.value)
 
 
 def test_models_and_styles_are_open_lists() -> None:
@@ -273,20 +262,19 @@ def test_outputs_are_deleted_after_30_days() -> None:
     assert images.expires_at == NOW + timedelta(days=30)
 
 
-@pytest.mark.parametrize(
-    ("status", "code", "fate", "cls"),
-    [
+def test_the_error_table_of_the_page() -> None:
+    for status, code, fate, cls in [
         (400, "INVALID_REQUEST", Refused, errors.SeedanceRequestError),
         (401, "UNAUTHORIZED", Refused, errors.SeedanceAuthenticationError),
         (403, "FORBIDDEN", Refused, errors.SeedanceForbiddenError),
         (429, "RATE_LIMITED", NotAccepted, errors.SeedanceRateLimitError),
         (503, "SERVICE_UNAVAILABLE", NotAccepted, errors.SeedanceServerError),
-    ],
-)
-def test_the_error_table_of_the_page(status: int, code: str, fate: type, cls: type) -> None:
-    error = declined(fate, NAME, reply(status, {"status": "error", "error": {"code": code, "message": "m"}}))
-    assert type(error) is cls
-    assert error.vendor_code == code
+    ]:
+        error = declined(
+            fate, NAME, reply(status, {"status": "error", "error": {"code": code, "message": "m"}})
+        )
+        assert type(error) is cls
+        assert error.vendor_code == code
 
 
 # ---------------------------------------------------------------------- status and result
@@ -300,19 +288,16 @@ def test_the_processing_task_of_the_page() -> None:
     assert generation.word == "processing"
 
 
-@pytest.mark.parametrize(
-    ("word", "status"),
-    [
+def test_every_status_of_a_task() -> None:
+    for word, status in [
         ("queued", Status.QUEUED),
         ("processing", Status.RUNNING),
         ("failed", Status.FAILED),
         ("QUEUED", Status.QUEUED),
-    ],
-)
-def test_every_status_of_a_task(word: str, status: Status) -> None:
-    generation = read(API, {"task_id": "t", "status": word})
-    assert generation.status is status
-    assert generation.documented
+    ]:
+        generation = read(API, {"task_id": "t", "status": word})
+        assert generation.status is status
+        assert generation.documented
 
 
 def test_status_and_result_calls() -> None:
@@ -356,19 +341,16 @@ def test_the_result_is_requested_again_until_it_is_available() -> None:
     assert pauses(steps) == [1.0, 2.0, 4.0]
 
 
-@pytest.mark.parametrize(
-    "broken",
-    [
+def test_a_result_that_never_comes_ends_as_succeeded_without_output_with_both_bodies() -> None:
+    for broken in [
         reply(404, {"status": "error", "error": {"code": "X", "message": "gone"}}),
         reply(200, {"status": "completed", "marker": "gone"}),
-    ],
-)
-def test_a_result_that_never_comes_ends_as_succeeded_without_output_with_both_bodies(broken: Any) -> None:
-    generation, _ = status(reply(200, completed(mark="status-body")), *[broken] * 4)
-    assert generation.status is Status.SUCCEEDED
-    assert generation.output_gone(NOW)
-    assert "gone" in generation.error_message
-    assert "status-body" in generation.error_message
+    ]:
+        generation, _ = status(reply(200, completed(mark="status-body")), *[broken] * 4)
+        assert generation.status is Status.SUCCEEDED
+        assert generation.output_gone(NOW)
+        assert "gone" in generation.error_message
+        assert "status-body" in generation.error_message
 
 
 def test_a_result_that_cannot_be_read_is_not_a_lost_one() -> None:
@@ -399,17 +381,14 @@ def test_the_webhook_of_the_page_is_read_like_a_status() -> None:
     assert generation.model == "seedance-1.5-pro"
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
+def test_an_error_envelope_with_200_is_not_a_failed_generation() -> None:
+    for body in [
         {"status": "error", "error": {"code": "UNAUTHORIZED", "message": "m"}},
         {"status": "error", "error": "m"},
         {"status": "error"},
-    ],
-)
-def test_an_error_envelope_with_200_is_not_a_failed_generation(body: Any) -> None:
-    with pytest.raises(errors.SeedanceError):
-        read(API, body)
+    ]:
+        with pytest.raises(errors.SeedanceError):
+            read(API, body)
 
 
 def test_nothing_is_published_about_prices_or_cancelling() -> None:
@@ -431,20 +410,17 @@ def test_after_a_callback_only_the_result_is_requested() -> None:
     assert generation.url == "https://cdn.seedance2api.com/videos/..."
 
 
-@pytest.mark.parametrize(
-    "first",
-    [
+def test_without_a_result_the_status_is_requested() -> None:
+    for first in [
         reply(404, {"error": {"code": "not_found", "message": "no result"}}),
         reply(400, {"error": {"code": "not_ready", "message": "still running"}}),
         reply(500, b"oops"),
         reply(200, {"task_id": "task-123-abc", "status": "completed", "result": {}}),
         reply(200, {"task_id": "task-123-abc", "status": "processing"}),
-    ],
-)
-def test_without_a_result_the_status_is_requested(first: Any) -> None:
-    generation, steps = final(first, reply(200, {"task_id": "task-123-abc", "status": "processing"}))
-    assert [call.path for call in calls(steps)] == ["/results/task-123-abc", "/tasks/task-123-abc"]
-    assert generation.status is Status.RUNNING
+    ]:
+        generation, steps = final(first, reply(200, {"task_id": "task-123-abc", "status": "processing"}))
+        assert [call.path for call in calls(steps)] == ["/results/task-123-abc", "/tasks/task-123-abc"]
+        assert generation.status is Status.RUNNING
 
 
 def test_a_rate_limit_on_the_result_sends_no_status_request() -> None:

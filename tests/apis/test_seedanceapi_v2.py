@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from helpers import accepted, body_of, call_for, fixture, prepare, read, reply, submit, video
 
@@ -51,22 +49,18 @@ def test_only_the_model_is_filled_in() -> None:
     assert prepared.defaults == ("model='seedance-2.0' (default of seedanceapi-v2)",)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
+def test_documented_values_pass_without_a_word() -> None:
+    for name, value in (
         *[("duration", value) for value in (5, 10, 15, "5", "10", "15")],
         *[("aspect_ratio", value) for value in ("16:9", "9:16", "4:3", "3:4")],
         *[("model", value) for value in ("seedance-2.0", "seedance-2.0-fast")],
         ("prompt", "😀" * 2000),
-    ],
-)
-def test_documented_values_pass_without_a_word(name: str, value: Any) -> None:
-    assert prepare(NAME, video(**{name: value})).warnings == ()
+    ):
+        assert prepare(NAME, video(**{name: value})).warnings == (), (name, value)
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "takes"),
-    [
+def test_other_values_are_refused() -> None:
+    for name, value, takes in [
         ("duration", 8, r"5, 10 or 15 \(seconds\)"),
         ("aspect_ratio", "1:1", "16:9, 9:16, 4:3 or 3:4"),
         ("aspect_ratio", "21:9", "16:9, 9:16, 4:3 or 3:4"),
@@ -75,49 +69,41 @@ def test_documented_values_pass_without_a_word(name: str, value: Any) -> None:
         ("prompt", "😀" * 2001, "at most 2000 characters"),
         ("fps", 24, "is not an argument of seedanceapi-v2"),
         ("seed", 24, "is not an argument of seedanceapi-v2"),
-    ],
-)
-def test_other_values_are_refused(name: str, value: Any, takes: str) -> None:
-    with pytest.raises(errors.SeedanceRequestError, match=takes) as caught:
-        prepare(NAME, video(**{name: value}))
-    assert name in str(caught.value)
+    ]:
+        with pytest.raises(errors.SeedanceRequestError, match=takes) as caught:
+            prepare(NAME, video(**{name: value}))
+        assert name in str(caught.value)
 
 
-@pytest.mark.parametrize(("http", "status"), [(200, 503), (503, 503)])
-def test_unavailable_with_a_code_is_the_services_own_word(http: int, status: int) -> None:
-    outcome = submit(NAME, reply(http, {"code": status, "message": "busy"}))
-    assert isinstance(outcome, NotAccepted if http == 503 else Refused)
+def test_unavailable_with_a_code_is_the_services_own_word() -> None:
+    for http, status in [(200, 503), (503, 503)]:
+        outcome = submit(NAME, reply(http, {"code": status, "message": "busy"}))
+        assert isinstance(outcome, NotAccepted if http == 503 else Refused)
 
 
-@pytest.mark.parametrize(
-    ("body", "generation_id"),
-    [
+def test_submissions_nested_and_flat() -> None:
+    for body, generation_id in [
         ({"code": 200, "message": "success", "data": {"task_id": "t1", "status": "IN_PROGRESS"}}, "t1"),
         ({"task_id": "t2", "status": "IN_PROGRESS"}, "t2"),
         ({"id": "t3"}, "t3"),
         ({"code": 0, "data": {"id": 4}}, "4"),
-    ],
-)
-def test_submissions_nested_and_flat(body: Any, generation_id: str) -> None:
-    for status in (200, 201, 202):
-        generation = accepted(NAME, reply(status, body))
-        assert generation.generation_id == generation_id
-        assert not generation.status.terminal
-        assert generation.model == "seedance-2.0"
+    ]:
+        for status in (200, 201, 202):
+            generation = accepted(NAME, reply(status, body))
+            assert generation.generation_id == generation_id
+            assert not generation.status.terminal
+            assert generation.model == "seedance-2.0"
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
+def test_results_nested_and_flat() -> None:
+    for body in [
         {"code": 200, "data": {"task_id": "t", "status": "SUCCESS", "response": ["https://a.example/v.mp4"]}},
         {"task_id": "t", "status": "success", "response": "https://a.example/v.mp4"},
         {"id": "t", "status": "SUCCESS", "video_url": "https://a.example/v.mp4"},
-    ],
-)
-def test_results_nested_and_flat(body: Any) -> None:
-    generation = read(API, body)
-    assert generation.status is Status.SUCCEEDED
-    assert generation.urls == ("https://a.example/v.mp4",)
+    ]:
+        generation = read(API, body)
+        assert generation.status is Status.SUCCEEDED
+        assert generation.urls == ("https://a.example/v.mp4",)
 
 
 def test_consumed_credits_have_no_published_rate() -> None:

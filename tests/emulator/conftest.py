@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import httpx
 import pytest
 
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.emulator.models import MediaSpec
 from emulator.vendor import VALID_SUBMITS, Vendor
 
 Start = Callable[..., SeedanceEmulator]
@@ -31,6 +33,20 @@ def http() -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[MediaSpec]:
+    """Specifications of the files that were to be encoded, in place of the encoder, which has tests of its own."""
+    specs: list[MediaSpec] = []
+
+    def note(spec: MediaSpec, path: Path) -> None:
+        specs.append(spec)
+        path.write_bytes(b"encoded")
+
+    encoder = pytest.importorskip("airflow_provider_seedance.emulator.media_encoder")
+    monkeypatch.setattr(encoder, "encode_video", note)
+    return specs
+
+
+@pytest.fixture
 def vendor(http: httpx.Client) -> Callable[..., Vendor]:
     """A client of one service: ``vendor(emulator, "ark")``."""
 
@@ -49,3 +65,8 @@ def api(request: pytest.FixtureRequest) -> str:
 def client(emulator: SeedanceEmulator, api: str, vendor: Callable[..., Vendor]) -> Vendor:
     """A client of each service, one after the other."""
     return vendor(emulator, api)
+
+
+@pytest.fixture
+def ark(emulator: SeedanceEmulator, vendor: Callable[..., Vendor]) -> Vendor:
+    return vendor(emulator, "ark")

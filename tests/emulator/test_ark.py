@@ -29,11 +29,6 @@ def source(kind: str, url: str = "https://x.example/a") -> dict[str, Any]:
 
 
 @pytest.fixture
-def ark(emulator: SeedanceEmulator, vendor: Vendors) -> Vendor:
-    return vendor(emulator, "ark")
-
-
-@pytest.fixture
 def held(emulator: SeedanceEmulator, start: Start, vendor: Vendors) -> tuple[SeedanceEmulator, Vendor]:
     """An emulator whose renders stay queued."""
     slow = start(render_seconds=1000)
@@ -75,9 +70,8 @@ def test_last_frame_and_frames(ark: Vendor) -> None:
     assert ark.http.get(task["content"]["last_frame_url"]).headers["content-type"] == "image/jpeg"
 
 
-@pytest.mark.parametrize(
-    ("model", "body"),
-    [
+def test_accepted_requests(ark: Vendor) -> None:
+    for model, body in [
         (V2, {"resolution": "4k"}),
         (V2, {"duration": 15}),
         (V2, {"duration": -1}),
@@ -88,15 +82,12 @@ def test_last_frame_and_frames(ark: Vendor) -> None:
         (PRO_1, {"duration": 2, "camera_fixed": True, "resolution": "1080p"}),
         (V2, {"seed": 2**32 - 1, "execution_expires_after": 3600, "watermark": True}),
         ("ep-20260101-abcde", {}),
-    ],
-)
-def test_accepted_requests(model: str, body: dict[str, Any], ark: Vendor) -> None:
-    assert create(ark, model, **body).status_code == 200
+    ]:
+        assert create(ark, model, **body).status_code == 200
 
 
-@pytest.mark.parametrize(
-    ("model", "body"),
-    [
+def test_refused_requests(ark: Vendor, emulator: SeedanceEmulator) -> None:
+    for model, body in [
         *[(V2, {"duration": seconds}) for seconds in ("5", 3, 16)],
         *[(PRO_1, {"duration": seconds}) for seconds in (-1, 13)],
         *[(V2, {name: True}) for name in ("camera_fixed", "draft")],
@@ -118,15 +109,13 @@ def test_accepted_requests(model: str, body: dict[str, Any], ark: Vendor) -> Non
         *[(V2, body) for body in ({"output_format": "mov"}, {"seed": -2}, {"execution_expires_after": 60})],
         *[(V2, body) for body in ({"safety_identifier": "x" * 65}, {"callback_url": "nowhere"})],
         *[(V2, body) for body in ({"watermark": 1}, {"prompt": "kite"})],
-    ],
-)
-def test_refused_requests(model: str, body: dict[str, Any], ark: Vendor, emulator: SeedanceEmulator) -> None:
-    reply = create(ark, model, **body)
-    assert reply.status_code == 400
-    error = reply.json()["error"]
-    assert set(error) == {"code", "message", "param", "type"}
-    assert (error["code"], error["param"]) == ("InvalidParameter", next(iter(body)))
-    assert emulator.ledger.submissions == []
+    ]:
+        reply = create(ark, model, **body)
+        assert reply.status_code == 400
+        error = reply.json()["error"]
+        assert set(error) == {"code", "message", "param", "type"}
+        assert (error["code"], error["param"]) == ("InvalidParameter", next(iter(body)))
+        assert emulator.ledger.submissions == []
 
 
 EDIT = {"omni_reference_task_type": "edit"}
@@ -134,28 +123,22 @@ FRAME, CLIP = [TEXT, image("first_frame")], [TEXT, source("video")]
 DRAFT = [{"type": "draft_task", "draft_task": {"id": "cgt-1"}}]
 
 
-@pytest.mark.parametrize(
-    ("model", "body", "code"),
-    [
+def test_a_ratio_or_duration_that_does_not_go_with_the_task(ark: Vendor, emulator: SeedanceEmulator) -> None:
+    for model, body, code in [
         (PRO_1, {"ratio": "adaptive"}, "InvalidParameter"),
         (V25, {"ratio": "16:9", "content": FRAME}, "InvalidParameter.TaskTypeConstraint"),
         (V25, {"ratio": "9:16", "content": [TEXT, image()]}, "InvalidParameter.TaskTypeConstraint"),
         (V25, {"duration": 5, "content": CLIP, **EDIT}, "InvalidParameter.TaskTypeConstraint"),
         (V25, {"resolution": "720p", "content": DRAFT}, "InvalidParameter.TaskTypeConstraint"),
-    ],
-)
-def test_a_ratio_or_duration_that_does_not_go_with_the_task(
-    model: str, body: dict[str, Any], code: str, ark: Vendor, emulator: SeedanceEmulator
-) -> None:
-    reply = create(ark, model, **body)
-    error = reply.json()["error"]
-    assert (reply.status_code, error["code"], error["param"]) == (400, code, next(iter(body)))
-    assert emulator.ledger.submissions == []
+    ]:
+        reply = create(ark, model, **body)
+        error = reply.json()["error"]
+        assert (reply.status_code, error["code"], error["param"]) == (400, code, next(iter(body)))
+        assert emulator.ledger.submissions == []
 
 
-@pytest.mark.parametrize(
-    ("model", "body"),
-    [
+def test_a_ratio_or_duration_that_goes_with_the_task(ark: Vendor) -> None:
+    for model, body in [
         (PRO_1, {"ratio": "adaptive", "content": FRAME}),
         (V2, {"ratio": "adaptive"}),
         (V2, {"ratio": "16:9", "content": FRAME}),
@@ -163,23 +146,18 @@ def test_a_ratio_or_duration_that_does_not_go_with_the_task(
         (V25, {"resolution": "1080p", "content": DRAFT}),
         (V25, {"ratio": "16:9", "content": [TEXT, image("reference_image")]}),
         *[(V25, {**body, "content": CLIP, **EDIT}) for body in ({}, {"duration": -1}, {"ratio": "16:9"})],
-    ],
-)
-def test_a_ratio_or_duration_that_goes_with_the_task(model: str, body: dict[str, Any], ark: Vendor) -> None:
-    assert create(ark, model, **body).status_code == 200
+    ]:
+        assert create(ark, model, **body).status_code == 200
 
 
-@pytest.mark.parametrize(
-    "model", ["seedance-9-260101", "seedance-2-0", "dreamina-seedance-2-0-pro-260128", "gpt"]
-)
-def test_unknown_models(model: str, ark: Vendor) -> None:
-    reply = create(ark, model)
-    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "InvalidEndpointOrModel.NotFound")
+def test_unknown_models(ark: Vendor) -> None:
+    for model in ["seedance-9-260101", "seedance-2-0", "dreamina-seedance-2-0-pro-260128", "gpt"]:
+        reply = create(ark, model)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (404, "InvalidEndpointOrModel.NotFound")
 
 
-@pytest.mark.parametrize(
-    ("model", "content"),
-    [
+def test_accepted_content(ark: Vendor) -> None:
+    for model, content in [
         (V2, [TEXT, image()]),
         (V2, [image()]),
         (V2, [TEXT, image("first_frame"), image("last_frame")]),
@@ -191,16 +169,13 @@ def test_unknown_models(model: str, ark: Vendor) -> None:
         (V25, [TEXT, *[image("reference_image")] * 30]),
         (V25, [{"type": "draft_task", "draft_task": {"id": "cgt-1"}}]),
         ("seedance-1-0-lite-i2v-250428", [TEXT, image("first_frame")]),
-    ],
-)
-def test_accepted_content(model: str, content: list[Any], ark: Vendor) -> None:
-    reply = create(ark, model, content=content)
-    assert reply.status_code == 200, reply.text
+    ]:
+        reply = create(ark, model, content=content)
+        assert reply.status_code == 200, reply.text
 
 
-@pytest.mark.parametrize(
-    ("model", "content"),
-    [
+def test_refused_content(ark: Vendor) -> None:
+    for model, content in [
         (V2, []),
         (V2, "kite"),
         (V2, [{"type": "text"}]),
@@ -220,12 +195,10 @@ def test_accepted_content(model: str, content: list[Any], ark: Vendor) -> None:
         (PRO_15, [TEXT, image("reference_image")]),
         ("seedance-1-0-lite-t2v-250428", [TEXT, image()]),
         ("seedance-1-0-lite-i2v-250428", [TEXT]),
-    ],
-)
-def test_refused_content(model: str, content: Any, ark: Vendor) -> None:
-    reply = create(ark, model, content=content)
-    assert reply.status_code == 400
-    assert reply.json()["error"]["param"].startswith("content")
+    ]:
+        reply = create(ark, model, content=content)
+        assert reply.status_code == 400
+        assert reply.json()["error"]["param"].startswith("content")
 
 
 def test_parameters_behind_the_prompt(ark: Vendor) -> None:
@@ -306,12 +279,15 @@ def test_the_list_has_flexible_tasks_only_if_requested(ark: Vendor) -> None:
         assert [task["id"] for task in ark.get(ARK_TASKS, params=query).json()["items"]] == [expected]
 
 
-@pytest.mark.parametrize(
-    "query",
-    [{"page_num": "0"}, {"page_size": "x"}, {"page_size": "501"}, {"filter.status": "done"}, {"x": "1"}],
-)
-def test_list_is_strict(query: dict[str, str], ark: Vendor) -> None:
-    assert ark.get(ARK_TASKS, params=query).status_code == 400
+def test_list_is_strict(ark: Vendor) -> None:
+    for query in [
+        {"page_num": "0"},
+        {"page_size": "x"},
+        {"page_size": "501"},
+        {"filter.status": "done"},
+        {"x": "1"},
+    ]:
+        assert ark.get(ARK_TASKS, params=query).status_code == 400
 
 
 def test_changes_by_users(held: tuple[SeedanceEmulator, Vendor]) -> None:

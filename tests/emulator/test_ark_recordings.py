@@ -11,6 +11,7 @@ import pytest
 
 from airflow_provider_seedance.apis.registry import get_api
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.emulator.models import MediaSpec
 from airflow_provider_seedance.generations import VideoRequest
 from emulator.vendor import ARK_TASKS, Vendor
 
@@ -31,11 +32,6 @@ RECORDED = [
 ]
 
 
-@pytest.fixture
-def ark(emulator: SeedanceEmulator, vendor: Callable[..., Vendor]) -> Vendor:
-    return vendor(emulator, "ark")
-
-
 def create(ark: Vendor, model: str, resolution: str, ratio: str, seconds: int) -> dict[str, Any]:
     body = {"model": model, "resolution": resolution, "ratio": ratio, "duration": seconds}
     created = ark.post(ARK_TASKS, {**body, "content": [{"type": "text", "text": "a red kite"}]})
@@ -43,46 +39,45 @@ def create(ark: Vendor, model: str, resolution: str, ratio: str, seconds: int) -
     return task
 
 
-@pytest.mark.parametrize(("model", "resolution", "ratio", "seconds", "tokens"), RECORDED)
-def test_tokens_are_those_of_recorded_tasks(
-    model: str, resolution: str, ratio: str, seconds: int, tokens: int, ark: Vendor
+def test_tokens_are_those_of_recorded_tasks(ark: Vendor) -> None:
+    for model, resolution, ratio, seconds, tokens in RECORDED:
+        task = create(ark, model, resolution, ratio, seconds)
+        assert task["usage"] == {"completion_tokens": tokens, "total_tokens": tokens}
+
+
+def test_the_estimate_has_the_tokens_of_the_reply(ark: Vendor) -> None:
+    for model in MODELS:
+        for resolution in ("480p", "720p") if "fast" in model else ("480p", "720p", "1080p"):
+            for ratio in RATIOS:
+                request = VideoRequest(
+                    prompt="a red kite", model=model, resolution=resolution, aspect_ratio=ratio, duration=4
+                )
+                billed = create(ark, model, resolution, ratio, 4)["usage"]["total_tokens"]
+                assert get_api("ark").price(request).output_tokens == billed, (resolution, ratio)
+
+
+def test_files_are_encoded_with_the_recorded_pixels(
+    start: Callable[..., SeedanceEmulator], vendor: Callable[..., Vendor], encoded: list[MediaSpec]
 ) -> None:
-    task = create(ark, model, resolution, ratio, seconds)
-    assert task["usage"] == {"completion_tokens": tokens, "total_tokens": tokens}
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_the_estimate_has_the_tokens_of_the_reply(model: str, ark: Vendor) -> None:
-    for resolution in ("480p", "720p") if "fast" in model else ("480p", "720p", "1080p"):
-        for ratio in RATIOS:
-            request = VideoRequest(
-                prompt="a red kite", model=model, resolution=resolution, aspect_ratio=ratio, duration=4
-            )
-            billed = create(ark, model, resolution, ratio, 4)["usage"]["total_tokens"]
-            assert get_api("ark").price(request).output_tokens == billed, (resolution, ratio)
-
-
-@pytest.mark.parametrize(
-    ("model", "ratio", "size"),
-    [
+    ark = vendor(start(media=True), "ark")
+    for model, ratio, size in (
         (MODELS[0], "16:9", (854, 480)),
         (MODELS[1], "9:16", (496, 864)),
         (MODELS[4], "1:1", (640, 640)),
-    ],
-)
-def test_files_have_the_recorded_pixels(
-    model: str,
-    ratio: str,
-    size: tuple[int, int],
-    start: Callable[..., SeedanceEmulator],
-    vendor: Callable[..., Vendor],
+    ):
+        ark.http.get(create(ark, model, "480p", ratio, 4)["content"]["video_url"])
+        assert (encoded[-1].width, encoded[-1].height) == size
+
+
+def test_a_file_has_the_recorded_pixels(
+    start: Callable[..., SeedanceEmulator], vendor: Callable[..., Vendor]
 ) -> None:
     av = pytest.importorskip("av")
     ark = vendor(start(media=True), "ark")
-    task = create(ark, model, "480p", ratio, 4)
+    task = create(ark, MODELS[1], "480p", "9:16", 4)
     with av.open(io.BytesIO(ark.http.get(task["content"]["video_url"]).content)) as container:
         [video] = container.streams.video
-        assert ((video.width, video.height), video.frames) == (size, 97)
+        assert (video.width, video.height, video.frames) == (496, 864, 97)
         assert video.width * video.height * video.frames // 1024 == task["usage"]["total_tokens"]
 
 

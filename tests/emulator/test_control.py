@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import httpx
-import pytest
 
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "body", "status"),
-    [
+def test_replies(emulator: SeedanceEmulator, http: httpx.Client) -> None:
+    for method, path, body, status in [
         ("GET", "", None, 200),
         ("GET", "ledger", None, 200),
         ("GET", "generations", None, 200),
@@ -28,14 +26,10 @@ from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
         ("POST", "expire_urls", {}, 200),
         ("POST", "rate_limit", {"limit": 5, "window_seconds": 60}, 200),
         ("DELETE", "faults", None, 200),
-    ],
-)
-def test_replies(
-    method: str, path: str, body: object, status: int, emulator: SeedanceEmulator, http: httpx.Client
-) -> None:
-    reply = http.request(method, f"{emulator.url}/_emulator/{path}", json=body)
-    assert reply.status_code == status, reply.text
-    assert ("error" in reply.json()) is (status >= 400)
+    ]:
+        reply = http.request(method, f"{emulator.url}/_emulator/{path}", json=body)
+        assert reply.status_code == status, reply.text
+        assert ("error" in reply.json()) is (status >= 400)
 
 
 def test_faults_with_options_at_the_top(emulator: SeedanceEmulator, http: httpx.Client) -> None:

@@ -31,20 +31,17 @@ def test_times_none_affects_requests_until_removed() -> None:
     assert reserve(faults) is None
 
 
-@pytest.mark.parametrize(
-    ("pattern", "prompt", "struck"),
-    [
+def test_prompts() -> None:
+    for pattern, prompt, struck in [
         ("kite", "kite", True),
         ("kite", "kites", False),
         ("kite*", "kites", True),
         ("[a] what?", "[a] what?", True),
         ("kite", None, False),
-    ],
-)
-def test_prompts(pattern: str, prompt: str | None, struck: bool) -> None:
-    faults = Faults()
-    add(faults, "cut", prompt=pattern)
-    assert (reserve(faults, prompt=prompt) is not None) is struck
+    ]:
+        faults = Faults()
+        add(faults, "cut", prompt=pattern)
+        assert (reserve(faults, prompt=prompt) is not None) is struck
 
 
 def test_a_fault_is_for_its_requests_only() -> None:
@@ -92,12 +89,10 @@ def test_hold_ends_by_release_or_when_the_client_is_gone() -> None:
     assert fault.hold(lambda: True) is True
 
 
-@pytest.mark.parametrize(
-    ("kind", "arguments"), [("explode", {}), ("cut", {"on": "lunch"}), ("cut", {"options": {"after": 3}})]
-)
-def test_unknown_kinds_points_and_options_are_refused(kind: str, arguments: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"Unknown|no option"):
-        add(Faults(), kind, **arguments)  # type: ignore[arg-type]
+def test_unknown_kinds_points_and_options_are_refused() -> None:
+    for kind, arguments in [("explode", {}), ("cut", {"on": "lunch"}), ("cut", {"options": {"after": 3}})]:
+        with pytest.raises(ValueError, match=r"Unknown|no option"):
+            add(Faults(), kind, **arguments)  # type: ignore[arg-type]
 
 
 def test_every_kind_can_be_added() -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 import httpx
 import pytest
@@ -42,26 +41,23 @@ def test_head(url: str, http: httpx.Client) -> None:
     assert http.get(url).content == TINY_MP4
 
 
-@pytest.mark.parametrize(
-    ("wanted", "part", "where"),
-    [
+def test_ranges(url: str, http: httpx.Client) -> None:
+    for wanted, part, where in [
         ("bytes=0-9", slice(0, 10), "0-9"),
         ("bytes=100-", slice(100, None), f"100-{len(TINY_MP4) - 1}"),
         ("bytes=-10", slice(-10, None), f"{len(TINY_MP4) - 10}-{len(TINY_MP4) - 1}"),
         ("bytes=10-999999", slice(10, None), f"10-{len(TINY_MP4) - 1}"),
-    ],
-)
-def test_ranges(wanted: str, part: slice, where: str, url: str, http: httpx.Client) -> None:
-    reply = http.get(url, headers={"Range": wanted})
-    assert reply.status_code == 206
-    assert reply.content == TINY_MP4[part]
-    assert reply.headers["content-range"] == f"bytes {where}/{len(TINY_MP4)}"
+    ]:
+        reply = http.get(url, headers={"Range": wanted})
+        assert reply.status_code == 206
+        assert reply.content == TINY_MP4[part]
+        assert reply.headers["content-range"] == f"bytes {where}/{len(TINY_MP4)}"
 
 
-@pytest.mark.parametrize("wanted", ["bytes=9-3", "bytes=0-1,4-5", "lines=1-2", "bytes=-"])
-def test_ranges_that_are_ignored(wanted: str, url: str, http: httpx.Client) -> None:
-    reply = http.get(url, headers={"Range": wanted})
-    assert (reply.status_code, reply.content) == (200, TINY_MP4)
+def test_ranges_that_are_ignored(url: str, http: httpx.Client) -> None:
+    for wanted in ["bytes=9-3", "bytes=0-1,4-5", "lines=1-2", "bytes=-"]:
+        reply = http.get(url, headers={"Range": wanted})
+        assert (reply.status_code, reply.content) == (200, TINY_MP4)
 
 
 def test_a_range_behind_the_end(url: str, http: httpx.Client) -> None:
@@ -109,24 +105,17 @@ def test_no_range_fault(emulator: SeedanceEmulator, url: str, http: httpx.Client
     assert "accept-ranges" not in reply.headers
 
 
-@pytest.mark.parametrize(
-    ("kind", "options", "received"),
-    [("cut_body", {"after": 100}, 100), ("short_length", {"extra": 10}, len(TINY_MP4))],
-)
-def test_downloads_that_end_early(
-    kind: str,
-    options: dict[str, Any],
-    received: int,
-    emulator: SeedanceEmulator,
-    url: str,
-    http: httpx.Client,
-) -> None:
-    emulator.fault(kind, on="media", **options)
-    content = bytearray()
-    with pytest.raises(httpx.TransportError), http.stream("GET", url) as reply:
-        deque(map(content.extend, reply.iter_raw()), maxlen=0)
-    assert len(content) <= received
-    assert http.get(url).content == TINY_MP4
+def test_downloads_that_end_early(emulator: SeedanceEmulator, url: str, http: httpx.Client) -> None:
+    for kind, options, received in [
+        ("cut_body", {"after": 100}, 100),
+        ("short_length", {"extra": 10}, len(TINY_MP4)),
+    ]:
+        emulator.fault(kind, on="media", **options)
+        content = bytearray()
+        with pytest.raises(httpx.TransportError), http.stream("GET", url) as reply:
+            deque(map(content.extend, reply.iter_raw()), maxlen=0)
+        assert len(content) <= received
+        assert http.get(url).content == TINY_MP4
 
 
 def test_media_requests_are_in_the_ledger(emulator: SeedanceEmulator, url: str, http: httpx.Client) -> None:

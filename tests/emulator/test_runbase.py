@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -29,19 +28,16 @@ def test_from_submit_to_result(start: Callable[..., SeedanceEmulator], vendor: C
     assert client.http.get(run["output"]["urls"][0]).status_code == 200
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
+def test_the_input_is_strict(client: Vendor, emulator: SeedanceEmulator) -> None:
+    for change in [
         {"prompt": " "}, {"duration": 4}, {"duration": "5"}, {"aspect_ratio": "9:21"}, {"resolution": "4k"},
         {"generate_audio": "yes"}, {"image_urls": "https://x.example/a.png"}, {"seed": 1},
         {"callback_url": "https://x.example/"},
-    ],
-)  # fmt: skip
-def test_the_input_is_strict(change: dict[str, Any], client: Vendor, emulator: SeedanceEmulator) -> None:
-    reply = client.post("/runs", {"model": MODEL, "input": {"prompt": "kite", **change}})
-    assert reply.status_code == 400
-    assert f"input.{next(iter(change))}" in reply.json()["error"]
-    assert emulator.ledger.submissions == []
+    ]:  # fmt: skip
+        reply = client.post("/runs", {"model": MODEL, "input": {"prompt": "kite", **change}})
+        assert reply.status_code == 400
+        assert f"input.{next(iter(change))}" in reply.json()["error"]
+        assert emulator.ledger.submissions == []
 
 
 def test_it_runs_the_models_that_public_clients_run(client: Vendor) -> None:
@@ -51,9 +47,9 @@ def test_it_runs_the_models_that_public_clients_run(client: Vendor) -> None:
     assert client.post("/runs", {"model": "m", "input": {"prompt": "kite"}}).status_code == 400
 
 
-@pytest.mark.parametrize("body", [{"model": MODEL}, {"model": MODEL, "input": "kite"}, {"input": {}}])
-def test_the_body_is_strict(body: dict[str, Any], client: Vendor) -> None:
-    assert client.post("/runs", body).status_code == 400
+def test_the_body_is_strict(client: Vendor) -> None:
+    for body in [{"model": MODEL}, {"model": MODEL, "input": "kite"}, {"input": {}}]:
+        assert client.post("/runs", body).status_code == 400
 
 
 def test_a_failed_run(client: Vendor, emulator: SeedanceEmulator) -> None:

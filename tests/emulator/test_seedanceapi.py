@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -38,19 +37,16 @@ def test_v1_from_submit_to_result(v1: Vendor) -> None:
     assert v1.http.get(data["response"][0]).status_code == 200
 
 
-@pytest.mark.parametrize(("request_fields", "price"), V1_PRICES.items(), ids=str)
-def test_v1_prices(
-    request_fields: tuple[str, str, bool], price: int, v1: Vendor, emulator: SeedanceEmulator
-) -> None:
-    resolution, duration, audio = request_fields
-    body = {"prompt": "kite", "resolution": resolution, "duration": duration, "generate_audio": audio}
-    v1.post("/generate", body).raise_for_status()
-    assert emulator.ledger.submissions[0].billed == price
+def test_v1_prices(v1: Vendor, emulator: SeedanceEmulator) -> None:
+    for request_fields, price in V1_PRICES.items():
+        resolution, duration, audio = request_fields
+        body = {"prompt": "kite", "resolution": resolution, "duration": duration, "generate_audio": audio}
+        v1.post("/generate", body).raise_for_status()
+        assert emulator.ledger.submissions[-1].billed == price
 
 
-@pytest.mark.parametrize(
-    ("change", "code"),
-    [
+def test_v1_is_strict(v1: Vendor) -> None:
+    for change, code in [
         ({"prompt": ""}, "INVALID_PROMPT"),
         ({"prompt": "x" * 2001}, "INVALID_PROMPT"),
         ({"aspect_ratio": "2:1"}, "INVALID_ASPECT_RATIO"),
@@ -64,11 +60,9 @@ def test_v1_prices(
         ({"model": "seedance-2.0"}, "INVALID_REQUEST"),
         ({"callback_url": "ftp://x.example"}, "INVALID_REQUEST"),
         ({"callback_url": "http://192.168.1.1/x"}, "INVALID_REQUEST"),
-    ],
-)
-def test_v1_is_strict(change: dict[str, Any], code: str, v1: Vendor) -> None:
-    reply = v1.post("/generate", {"prompt": "kite", **change})
-    assert (reply.status_code, reply.json()["code"]) == (400, code)
+    ]:
+        reply = v1.post("/generate", {"prompt": "kite", **change})
+        assert (reply.status_code, reply.json()["code"]) == (400, code)
 
 
 def test_v1_accepts_everything_documented(v1: Vendor, emulator: SeedanceEmulator) -> None:
@@ -111,9 +105,8 @@ def test_v2_from_submit_to_result(v2: Vendor) -> None:
     assert data["response"][0].endswith(data["response"][0].partition("/_media/")[2])
 
 
-@pytest.mark.parametrize(
-    ("change", "code"),
-    [
+def test_v2_is_strict(v2: Vendor) -> None:
+    for change, code in [
         ({"model": "seedance-3"}, "INVALID_REQUEST"),
         ({"duration": "5"}, "INVALID_DURATION"),
         ({"duration": 8}, "INVALID_DURATION"),
@@ -124,11 +117,9 @@ def test_v2_from_submit_to_result(v2: Vendor) -> None:
         ({"image_urls": ["https://x.example/a.png"]}, "INVALID_REQUEST"),
         ({"fixed_lens": 1}, "INVALID_REQUEST"),
         ({"seed": 1}, "INVALID_REQUEST"),
-    ],
-)
-def test_v2_is_strict(change: dict[str, Any], code: str, v2: Vendor) -> None:
-    reply = v2.post("/generate", {"model": "seedance-2.0", "prompt": "kite", **change})
-    assert (reply.status_code, reply.json()["code"]) == (400, code)
+    ]:
+        reply = v2.post("/generate", {"model": "seedance-2.0", "prompt": "kite", **change})
+        assert (reply.status_code, reply.json()["code"]) == (400, code)
 
 
 def test_v2_accepts_undocumented_fields_of_clients(v2: Vendor, emulator: SeedanceEmulator) -> None:

@@ -100,13 +100,11 @@ def test_unknown_things(emulator: SeedanceEmulator, client: Vendor) -> None:
     assert client.call("PUT", VALID_SUBMITS[client.api][0]).status_code == 404
 
 
-@pytest.mark.parametrize("content", [b"{", b"", b"[]", b'"x"'])
-def test_bodies_other_than_objects_are_refused(
-    content: bytes, emulator: SeedanceEmulator, client: Vendor
-) -> None:
-    path, _ = VALID_SUBMITS[client.api]
-    reply = client.call("POST", path, content=content, headers={"Content-Type": "application/json"})
-    assert reply.status_code == 400
+def test_bodies_other_than_objects_are_refused(emulator: SeedanceEmulator, client: Vendor) -> None:
+    for content in [b"{", b"", b"[]", b'"x"']:
+        path, _ = VALID_SUBMITS[client.api]
+        reply = client.call("POST", path, content=content, headers={"Content-Type": "application/json"})
+        assert reply.status_code == 400
 
 
 def test_the_content_type_must_be_json(emulator: SeedanceEmulator, client: Vendor) -> None:
@@ -284,9 +282,12 @@ def test_a_held_request_whose_client_has_gone_is_not_accepted(emulator: Seedance
 def test_a_delayed_request_is_accepted_even_if_the_client_has_gone(
     emulator: SeedanceEmulator, vendor: Vendors
 ) -> None:
-    emulator.fault("delay", seconds=0.3)
+    emulator.fault("delay", seconds=0.1)
     lost = emulator.fault("drop_reply")
-    with httpx.Client(trust_env=False, timeout=0.1) as impatient, pytest.raises(httpx.ReadTimeout):
+    with (
+        httpx.Client(trust_env=False, timeout=httpx.Timeout(5, read=0.03)) as impatient,
+        pytest.raises(httpx.ReadTimeout),
+    ):
         impatient.post(
             emulator.base_url("runbase") + "/runs",
             json=VALID_SUBMITS["runbase"][1],

@@ -67,11 +67,6 @@ def check_trigger(form: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("form", DEFERRALS)
-def test_the_trigger_is_made_again(form: dict[str, Any]) -> None:
-    check_trigger(form["trigger"])
-
-
-@pytest.mark.parametrize("form", DEFERRALS)
 def test_the_trigger_still_waits(form: dict[str, Any], services: SeedanceEmulator) -> None:
     """Only the ids, the interval and the moments that have passed differ from what is stored."""
     services.hold()
@@ -95,6 +90,21 @@ def test_the_trigger_still_waits(form: dict[str, Any], services: SeedanceEmulato
     assert event.get("outcome", "quota") in ("ended", "many", "no_callback", "quota")
 
 
+@pytest.mark.parametrize("form", DEFERRALS)
+def test_every_name_is_read(form: dict[str, Any]) -> None:
+    """The trigger is made again, the resume method takes its kwargs, and event and records are read."""
+    check_trigger(form["trigger"])
+    method = getattr(samples.OPERATORS[form["operator"]], form["method"])
+    event = form["event"]
+    inspect.signature(method).bind(object(), context={}, event=event, **form["kwargs"])
+    if event.get("outcome") == "ended":
+        assert read_event(event, event["generation_id"])
+    elif event.get("outcome") == "many":
+        assert len(read_batch_event(event).ended) == len(event["ended"])
+    for value in stored_records(form):
+        check_records(value)
+
+
 def test_a_dropped_trigger_argument_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     class Dropped(triggers.SeedanceCallbackTrigger):
         def __init__(self, *, deadline: float) -> None:
@@ -111,12 +121,6 @@ def test_a_dropped_trigger_argument_is_found(monkeypatch: pytest.MonkeyPatch) ->
 
 
 # ---------------------------------------------------------------------- resuming
-
-
-@pytest.mark.parametrize("form", DEFERRALS)
-def test_the_resume_method_takes_its_kwargs(form: dict[str, Any]) -> None:
-    method = getattr(samples.OPERATORS[form["operator"]], form["method"])
-    inspect.signature(method).bind(object(), context={}, event=form["event"], **form["kwargs"])
 
 
 @pytest.mark.parametrize(
@@ -143,15 +147,6 @@ def test_the_task_delivers_from_the_stored_event(
     else:
         delivered = getattr(result, "xcom_value", result)
         assert {name: delivered[name] for name in form["event"]["result"]} == form["event"]["result"]
-
-
-@pytest.mark.parametrize("form", DEFERRALS)
-def test_the_event_is_read(form: dict[str, Any]) -> None:
-    event = form["event"]
-    if event.get("outcome") == "ended":
-        assert read_event(event, event["generation_id"])
-    elif event.get("outcome") == "many":
-        assert len(read_batch_event(event).ended) == len(event["ended"])
 
 
 # ---------------------------------------------------------------------- records
@@ -183,12 +178,6 @@ def check_records(value: dict[str, Any]) -> None:
             assert list(missing_names(stored, record.as_dict())) == []
 
 
-@pytest.mark.parametrize("form", DEFERRALS)
-def test_records_are_read_with_all_their_names(form: dict[str, Any]) -> None:
-    for value in stored_records(form):
-        check_records(value)
-
-
 def test_a_dropped_name_of_a_record_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     form = RELEASES["1.0.0"]["deferrals"]["video"]
     as_dict = Record.as_dict
@@ -204,24 +193,24 @@ def test_a_dropped_name_of_a_record_is_found(monkeypatch: pytest.MonkeyPatch) ->
 # ---------------------------------------------------------------------- callbacks, manifest
 
 
-@pytest.mark.parametrize("forms", RELEASES.values(), ids=RELEASES)
-def test_ids_from_callbacks_are_read(forms: dict[str, Any]) -> None:
-    for key, value in forms["callbacks"].items():
-        assert key == inbox.key_for("nonce")
-        assert inbox.read_ids(value) == ["gen-1", "gen-2"]
+def test_ids_from_callbacks_are_read() -> None:
+    for forms in RELEASES.values():
+        for key, value in forms["callbacks"].items():
+            assert key == inbox.key_for("nonce")
+            assert inbox.read_ids(value) == ["gen-1", "gen-2"]
 
 
-@pytest.mark.parametrize("forms", RELEASES.values(), ids=RELEASES)
-def test_manifest_lines_are_read(forms: dict[str, Any]) -> None:
-    lines = parse_lines("\n".join(forms["manifest"]).encode(), "manifest.jsonl")
-    for line in lines:
-        if line["status"] == "succeeded":
-            result = read_result(line)
-            assert result
-            beside = {name: line.get(name) for name in ("key", "request")}
-            assert list(missing_names(line, {**result.result(), **beside})) == []
-        else:
-            assert {"key", "generation_id", "error", "kind"} <= line.keys()
+def test_manifest_lines_are_read() -> None:
+    for forms in RELEASES.values():
+        lines = parse_lines("\n".join(forms["manifest"]).encode(), "manifest.jsonl")
+        for line in lines:
+            if line["status"] == "succeeded":
+                result = read_result(line)
+                assert result
+                beside = {name: line.get(name) for name in ("key", "request")}
+                assert list(missing_names(line, {**result.result(), **beside})) == []
+            else:
+                assert {"key", "generation_id", "error", "kind"} <= line.keys()
 
 
 # ---------------------------------------------------------------------- this release
