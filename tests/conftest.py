@@ -166,20 +166,23 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     set_policy(monkeypatch, min_backoff=0.01)
 
 
-@pytest.fixture(scope="session")
-def shared_quotas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Paths of directories that do not exist yet."""
-    base = tmp_path_factory.mktemp("seedance-quotas")
-    return (base / str(number) for number in count())
-
-
-@pytest.fixture(autouse=True)
-def separate_shared_quota(shared_quotas: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give each test a shared quota file of its own, without a ``tmp_path``: most tests write none."""
+@pytest.fixture(scope="session", autouse=True)
+def separate_shared_quotas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give each test a shared quota file of its own, without a fixture for each: most tests write none."""
     from airflow_provider_seedance.polling import shared_quota
 
-    directory = next(shared_quotas)
-    monkeypatch.setattr(shared_quota, "directory", lambda: directory)
+    base, numbers = tmp_path_factory.mktemp("seedance-quotas"), count()
+
+    @cache
+    def directory_of(test: str) -> Path:
+        return base / str(next(numbers))
+
+    def directory() -> Path:
+        return directory_of(os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shared_quota, "directory", directory)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -74,6 +74,8 @@ class CallbackServer:
         # Connections expire by pauses alone, however slow the machine is.
         self.cache = SettingsCache(limits, read=self.read_connection, clock=lambda: sum(self.pauses))
         self.queue = CallbackQueue(limits, reader=self.reader, clock=self.clock, sleep=self.sleep)
+        self.app = FastAPI(redirect_slashes=False)
+        self.app.include_router(make_router(self.cache, self.queue))
 
     def clock(self) -> float:
         return time.monotonic() + sum(self.pauses)
@@ -106,16 +108,11 @@ class CallbackServer:
         self.results.append(result)
         return Outcome(kind="resumed")
 
-    def app(self) -> FastAPI:
-        made = FastAPI(redirect_slashes=False)
-        made.include_router(make_router(self.cache, self.queue))
-        return made
-
     def run(self, do: Callable[[httpx.AsyncClient], Any]) -> Any:
         """Send requests, and wait until all callbacks are delivered."""
 
         async def session() -> Any:
-            transport = httpx.ASGITransport(app=self.app())
+            transport = httpx.ASGITransport(app=self.app)
             async with httpx.AsyncClient(transport=transport, base_url="http://airflow") as http:
                 answer = await do(http)
                 await self.drain()

@@ -8,6 +8,7 @@ import pytest
 
 from airflow_provider_seedance.api_server.callback_limits import CallbackLimits
 from api_server.callback_server import CallbackServer, patch_delivery
+from api_server.metadata_database import MetadataDatabase
 
 
 @pytest.fixture
@@ -17,6 +18,13 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[CallbackServer]:
     yield made
     assert not made.queue._in_flight
     assert not made.queue._payloads
+
+
+@pytest.fixture
+def metadata() -> Iterator[MetadataDatabase]:
+    """A metadata database in memory."""
+    with MetadataDatabase() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

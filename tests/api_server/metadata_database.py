@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from functools import cache
+from typing import Any, Self
 from uuid import UUID
 
 from airflow.models import import_all_models
@@ -12,7 +13,7 @@ from airflow.models.dagrun import DagRun
 from airflow.models.renderedtifields import RenderedTaskInstanceFields
 from airflow.models.taskinstance import TaskInstance
 from metadata_rows import MODELS_OF_3_4, XCOM_MODEL, add_fields, add_region, add_row, add_xcom, new_id, place
-from sqlalchemy import create_engine, event
+from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import StaticPool
 
@@ -21,20 +22,41 @@ VIDEO = "SeedanceGenerateVideoOperator"
 STORE = "SeedanceToObjectStorageOperator"
 
 
+def new_engine() -> Engine:
+    return create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+
+
+@cache
+def empty_tables() -> bytes:
+    """Return a database with the tables, which take longer to create than most tests run."""
+    import_all_models()  # foreign keys name tables of the others
+    models = (DagRun, TaskInstance, XCOM_MODEL, RenderedTaskInstanceFields, *MODELS_OF_3_4)
+    engine = new_engine()
+    Base.metadata.create_all(engine, tables=[model.__table__ for model in models])
+    with engine.connect() as connection:
+        made: bytes = connection.connection.driver_connection.serialize()
+    engine.dispose()
+    return made
+
+
 class MetadataDatabase:
     """A metadata database in memory, with the statements that it was sent."""
 
     def __init__(self) -> None:
-        self.engine = create_engine(
-            "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
-        )
-        import_all_models()  # foreign keys name tables of the others
-        models = (DagRun, TaskInstance, XCOM_MODEL, RenderedTaskInstanceFields, *MODELS_OF_3_4)
-        Base.metadata.create_all(self.engine, tables=[model.__table__ for model in models])
+        self.engine = new_engine()
+        with self.engine.connect() as connection:
+            connection.connection.driver_connection.deserialize(empty_tables())
         self.session = Session(self.engine)
         self.sent: list[tuple[str, Any]] = []
         self._runs: dict[tuple[str, str], int] = {}
         event.listen(self.engine, "before_cursor_execute", self._record)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.session.close()
+        self.engine.dispose()
 
     def _record(self, connection: Any, cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:
         self.sent.append((statement, parameters))

@@ -112,18 +112,15 @@ def test_the_event_goes_to_the_worker(database: None) -> None:
     assert event_of(task_instance()) == event
 
 
-@pytest.mark.parametrize(
-    "payload",
-    [
+def test_a_status_that_is_not_terminal_changes_nothing(database: None) -> None:
+    add()
+    for payload in [
         CallbackPayload(generation_id="g1", status=GenerationStatus.RUNNING),
         CallbackPayload(generation_id="g1", status=GenerationStatus.QUEUED),
         CallbackPayload(generation_id="another", status=GenerationStatus.RUNNING),
         CallbackPayload(),
-    ],
-)
-def test_a_status_that_is_not_terminal_changes_nothing(database: None, payload: CallbackPayload) -> None:
-    add()
-    assert deliver_unchanged(payload).kind == "ignored"
+    ]:
+        assert deliver_unchanged(payload).kind == "ignored"
 
 
 def test_an_id_without_a_status_has_to_be_confirmed(database: None) -> None:
@@ -133,15 +130,14 @@ def test_an_id_without_a_status_has_to_be_confirmed(database: None) -> None:
     assert outcome.trigger_kwargs["generation_id"] == "g1"
 
 
-@pytest.mark.parametrize("status", [None, GenerationStatus.SUCCEEDED, GenerationStatus.FAILED])
 @pytest.mark.parametrize("ends", [True, False])
-def test_another_id_has_to_be_confirmed(database: None, status: GenerationStatus | None, ends: bool) -> None:
+def test_another_id_has_to_be_confirmed(database: None, ends: bool) -> None:
     add(kwargs={**KWARGS, "end_from_trigger": ends})
-    outcome = deliver_unchanged(CallbackPayload(generation_id="another", status=status))
-    assert outcome.kind == "confirm"
-    assert outcome.trigger_kwargs["generation_id"] == "g1"
-    if AIRFLOW_V_3_3_PLUS:
-        assert stored_ids() is None
+    for status in (None, GenerationStatus.SUCCEEDED, GenerationStatus.FAILED):
+        outcome = deliver_unchanged(CallbackPayload(generation_id="another", status=status))
+        assert outcome.kind == "confirm"
+        assert outcome.trigger_kwargs["generation_id"] == "g1"
+        assert not AIRFLOW_V_3_3_PLUS or stored_ids() is None
 
 
 def test_a_confirmed_end_goes_to_the_worker_without_storing_another_id(database: None) -> None:
@@ -187,9 +183,9 @@ def test_another_mapped_instance_is_not_resumed(database: None) -> None:
     assert deliver_unchanged(map_index=3).kind == "resumed"
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
+def test_a_task_that_does_not_exist(database: None) -> None:
+    add()
+    for other in [
         {"dag_id": "none"},
         {"run_id": "none"},
         {"task_id": "none"},
@@ -199,13 +195,10 @@ def test_another_mapped_instance_is_not_resumed(database: None) -> None:
         {"dag_id": "DAG"},
         {"run_id": RUN.upper()},
         {"task_id": "Task"},
-    ],
-)
-def test_a_task_that_does_not_exist(database: None, other: dict[str, Any]) -> None:
-    add()
-    claims = CallbackClaims(**{**vars(CLAIMS), **other})
-    assert deliver_unchanged(claims=claims).kind == "ignored"
-    assert callback_delivery.complete_task(claims, {}).kind == "ignored"
+    ]:
+        claims = CallbackClaims(**{**vars(CLAIMS), **other})
+        assert deliver_unchanged(claims=claims).kind == "ignored"
+        assert callback_delivery.complete_task(claims, {}).kind == "ignored"
 
 
 # ---------------------------------------------------------------------- storing ids

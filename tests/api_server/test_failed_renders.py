@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import pytest
-
 from airflow_provider_seedance.api_server.renders import Task
 from airflow_provider_seedance.api_server.totals import batches_of, totals_of
 from api_server.render_samples import ENDED, batch, result, shown, video
@@ -117,18 +115,22 @@ def test_a_batch_with_a_result_has_no_report() -> None:
     assert batches_of([task], {}) == []
 
 
-@pytest.mark.parametrize(("state", "expected"), [("failed", "failed"), ("up_for_retry", "retrying")])
-def test_a_failed_task_shows_its_error_and_its_cost(state: str, expected: str) -> None:
-    failed = {**result("g1", status="failed", urls=[], credits=28), "status": "failed"}
-    xcoms = {"generation_id": "g1", "seedance_error": "The service failed: oops.", "seedance_report": failed}
-    (render,) = shown(video(state, xcoms=xcoms))
-    assert (render["state"], render["error"], render["credits"]) == (
-        expected,
-        "The service failed: oops.",
-        28,
-    )
-    assert totals_of([render], [], {})["spent"]["credits"] == 28
-    assert totals_of([render], [], {})["credits"] is None
+def test_a_failed_task_shows_its_error_and_its_cost() -> None:
+    for state, expected in [("failed", "failed"), ("up_for_retry", "retrying")]:
+        failed = {**result("g1", status="failed", urls=[], credits=28), "status": "failed"}
+        xcoms = {
+            "generation_id": "g1",
+            "seedance_error": "The service failed: oops.",
+            "seedance_report": failed,
+        }
+        (render,) = shown(video(state, xcoms=xcoms))
+        assert (render["state"], render["error"], render["credits"]) == (
+            expected,
+            "The service failed: oops.",
+            28,
+        )
+        assert totals_of([render], [], {})["spent"]["credits"] == 28
+        assert totals_of([render], [], {})["credits"] is None
 
 
 def test_the_error_of_an_earlier_try_is_not_that_of_the_running_one() -> None:
@@ -136,21 +138,18 @@ def test_the_error_of_an_earlier_try_is_not_that_of_the_running_one() -> None:
     assert render["error"] is None
 
 
-@pytest.mark.parametrize(
-    "strange",
-    [
+def test_reports_of_any_shape() -> None:
+    for strange in [
         *(7, [], "text", {"items": "x"}),
         {"items": [7, {"status": []}, {"status": "running", "generation_id": []}], "counts": 3},
         {"items": [{"status": "running"}], "counts": {"total": "x", "in_flight": None}},
-    ],
-)
-def test_reports_of_any_shape(strange: Any) -> None:
-    task = reported("failed", seedance_report=strange, seedance_progress=strange, seedance_error=strange)
-    totals_of(shown(task), [], {})
-    batches_of([task], {})
-    batches_of(
-        [reported("deferred", seedance_report=strange, seedance_progress=[{}, {"generation_id": []}])], {}
-    )
+    ]:
+        task = reported("failed", seedance_report=strange, seedance_progress=strange, seedance_error=strange)
+        totals_of(shown(task), [], {})
+        batches_of([task], {})
+        batches_of(
+            [reported("deferred", seedance_report=strange, seedance_progress=[{}, {"generation_id": []}])], {}
+        )
 
 
 def test_what_a_result_says_of_its_request_is_added_to_the_rendered_arguments() -> None:

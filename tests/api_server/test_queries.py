@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
-import pytest
 from metadata_rows import MODELS_OF_3_4, add_row
 from versions import REGIONS, needs
 
@@ -17,17 +15,9 @@ from api_server.metadata_database import NOW, STORE, VIDEO, MetadataDatabase
 HERE = Scope(dag_id="d", run_id="r/1")
 
 
-@pytest.fixture
-def database() -> Iterator[MetadataDatabase]:
-    made = MetadataDatabase()
-    yield made
-    made.session.close()
-    made.engine.dispose()
-
-
-def test_find_run(database: MetadataDatabase) -> None:
-    database.run(state="queued")
-    run = queries.find_run(database.session, HERE)
+def test_find_run(metadata: MetadataDatabase) -> None:
+    metadata.run(state="queued")
+    run = queries.find_run(metadata.session, HERE)
     assert run == {
         "dag_id": "d",
         "run_id": "r/1",
@@ -37,21 +27,21 @@ def test_find_run(database: MetadataDatabase) -> None:
         "logical_date": None,
         "run_after": "2026-05-01T12:00:00+00:00",
     }
-    assert queries.find_run(database.session, Scope(dag_id="d", run_id="r")) is None
+    assert queries.find_run(metadata.session, Scope(dag_id="d", run_id="r")) is None
 
 
-def test_tasks_with_their_xcoms_and_fields(database: MetadataDatabase) -> None:
-    database.run()
-    database.run(run_id="other")
+def test_tasks_with_their_xcoms_and_fields(metadata: MetadataDatabase) -> None:
+    metadata.run()
+    metadata.run(run_id="other")
     result = {"generation_id": "g", "urls": []}
-    database.task(
+    metadata.task(
         "video", VIDEO, xcoms={"return_value": result, "generation_id": "g"}, fields={"prompt": "p"}
     )
-    database.task("video", VIDEO, run_id="other", xcoms={"generation_id": "of another run"})
-    database.task("noise", "BashOperator", xcoms={"return_value": {"many": "things"}})
-    database.task("own", "OurOwnOperator", xcoms={"return_value": result, "unrelated": "x"})
-    database.task("waits", "SeedanceGenerationSensor", state=None, start_date=None)
-    found = {task.task_id: task for task in queries.tasks_of(database.session, HERE)}
+    metadata.task("video", VIDEO, run_id="other", xcoms={"generation_id": "of another run"})
+    metadata.task("noise", "BashOperator", xcoms={"return_value": {"many": "things"}})
+    metadata.task("own", "OurOwnOperator", xcoms={"return_value": result, "unrelated": "x"})
+    metadata.task("waits", "SeedanceGenerationSensor", state=None, start_date=None)
+    found = {task.task_id: task for task in queries.tasks_of(metadata.session, HERE)}
     assert set(found) == {"video", "own", "waits"}
     assert found["video"].xcoms == {"return_value": result, "generation_id": "g"}
     assert found["video"].fields == {"prompt": "p"}
@@ -60,59 +50,59 @@ def test_tasks_with_their_xcoms_and_fields(database: MetadataDatabase) -> None:
     assert found["waits"].state is None
 
 
-def test_mapped_tasks_are_in_order(database: MetadataDatabase) -> None:
-    database.run()
+def test_mapped_tasks_are_in_order(metadata: MetadataDatabase) -> None:
+    metadata.run()
     for index in (2, 0, 1):
         started = NOW.replace(minute=10 - index)
-        database.task("video", VIDEO, map_index=index, start_date=started)
-    database.task("before", VIDEO, start_date=NOW)
-    found = queries.tasks_of(database.session, HERE)
+        metadata.task("video", VIDEO, map_index=index, start_date=started)
+    metadata.task("before", VIDEO, start_date=NOW)
+    found = queries.tasks_of(metadata.session, HERE)
     order = [("before", -1), ("video", 0), ("video", 1), ("video", 2)]
     assert [(task.task_id, task.map_index) for task in found] == order
 
 
-def test_the_number_of_queries_does_not_depend_on_the_number_of_tasks(database: MetadataDatabase) -> None:
-    database.run()
-    database.task("video", VIDEO, map_index=0, xcoms={"generation_id": "g0"}, fields={})
+def test_the_number_of_queries_does_not_depend_on_the_number_of_tasks(metadata: MetadataDatabase) -> None:
+    metadata.run()
+    metadata.task("video", VIDEO, map_index=0, xcoms={"generation_id": "g0"}, fields={})
     counts = []
     for number in (1, 100):
         for index in range(1, number):
-            database.task("video", VIDEO, map_index=index, xcoms={"generation_id": f"g{index}"}, fields={})
-        database.sent.clear()
-        assert len(queries.tasks_of(database.session, HERE)) == number
-        counts.append(len(database.sent))
+            metadata.task("video", VIDEO, map_index=index, xcoms={"generation_id": f"g{index}"}, fields={})
+        metadata.sent.clear()
+        assert len(queries.tasks_of(metadata.session, HERE)) == number
+        counts.append(len(metadata.sent))
     assert counts == [3, 3]
 
 
-def test_the_revision_changes_with_the_content(database: MetadataDatabase) -> None:
-    database.run()
-    seen = [queries.revision(database.session, HERE)]
-    database.task("video", VIDEO)
-    seen.append(queries.revision(database.session, HERE))
-    database.task("next", VIDEO, xcoms={"generation_id": "g"}, updated_at=NOW)
-    seen.append(queries.revision(database.session, HERE))
-    database.task("last", VIDEO, updated_at=NOW.replace(hour=13), fields={})
-    seen.append(queries.revision(database.session, HERE))
+def test_the_revision_changes_with_the_content(metadata: MetadataDatabase) -> None:
+    metadata.run()
+    seen = [queries.revision(metadata.session, HERE)]
+    metadata.task("video", VIDEO)
+    seen.append(queries.revision(metadata.session, HERE))
+    metadata.task("next", VIDEO, xcoms={"generation_id": "g"}, updated_at=NOW)
+    seen.append(queries.revision(metadata.session, HERE))
+    metadata.task("last", VIDEO, updated_at=NOW.replace(hour=13), fields={})
+    seen.append(queries.revision(metadata.session, HERE))
     assert len(set(seen)) == 4
-    assert queries.revision(database.session, HERE) == seen[-1]
+    assert queries.revision(metadata.session, HERE) == seen[-1]
 
 
-def test_find_task(database: MetadataDatabase) -> None:
-    database.run()
-    database.task("video", VIDEO, map_index=1, state="deferred", fields={"on_clear": "new"})
+def test_find_task(metadata: MetadataDatabase) -> None:
+    metadata.run()
+    metadata.task("video", VIDEO, map_index=1, state="deferred", fields={"on_clear": "new"})
     here = Scope(dag_id="d", run_id="r/1", task_id="video", map_index=1)
-    task = queries.find_task(database.session, here)
+    task = queries.find_task(metadata.session, here)
     assert (task.shown_state, task.fields) == ("running", {"on_clear": "new"})
-    assert queries.find_task(database.session, Scope(dag_id="d", run_id="r/1", task_id="video")) is None
+    assert queries.find_task(metadata.session, Scope(dag_id="d", run_id="r/1", task_id="video")) is None
 
 
-def test_find_transfer(database: MetadataDatabase) -> None:
-    database.run()
+def test_find_transfer(metadata: MetadataDatabase) -> None:
+    metadata.run()
     stored = {"paths": ["s3://b/x.mp4"], "sha256": ["0"], "generation_id": "g"}
     fields = {"object_storage_conn_id": "aws"}
-    database.task("store", STORE, map_index=3, xcoms={"return_value": stored}, fields=fields)
+    metadata.task("store", STORE, map_index=3, xcoms={"return_value": stored}, fields=fields)
     here = Scope(dag_id="d", run_id="r/1", task_id="store", map_index=3)
-    task = queries.find_task(database.session, here, TRANSFER_OPERATORS)
+    task = queries.find_task(metadata.session, here, TRANSFER_OPERATORS)
     assert task.result == stored
     assert task.fields == fields
     for other in (
@@ -120,18 +110,18 @@ def test_find_transfer(database: MetadataDatabase) -> None:
         Scope(dag_id="d", run_id="r", task_id="store", map_index=3),
         Scope(dag_id="D", run_id="r/1", task_id="store", map_index=3),
     ):
-        assert queries.find_task(database.session, other, TRANSFER_OPERATORS) is None
+        assert queries.find_task(metadata.session, other, TRANSFER_OPERATORS) is None
 
 
 # ---------------------------------------------------------------------- Airflow 3.4
 
 
 @needs(REGIONS)
-def test_the_passes_of_a_loop_are_kept_apart(database: MetadataDatabase) -> None:
-    database.run()
-    loop = database.region("improve")
+def test_the_passes_of_a_loop_are_kept_apart(metadata: MetadataDatabase) -> None:
+    metadata.run()
+    loop = metadata.region("improve")
     for number in range(3):
-        database.task(
+        metadata.task(
             "video",
             VIDEO,
             map_index=number,
@@ -140,7 +130,7 @@ def test_the_passes_of_a_loop_are_kept_apart(database: MetadataDatabase) -> None
             fields={"prompt": f"pass {number}"},
             start_date=NOW.replace(minute=number),
         )
-    found = queries.tasks_of(database.session, HERE)
+    found = queries.tasks_of(metadata.session, HERE)
     assert [(task.map_index, task.iteration, task.region) for task in found] == [
         (-1, number, f"{loop}.{number}") for number in range(3)
     ]
@@ -149,59 +139,59 @@ def test_the_passes_of_a_loop_are_kept_apart(database: MetadataDatabase) -> None
 
 
 @needs(REGIONS)
-def test_the_transfer_of_each_pass_is_found(database: MetadataDatabase) -> None:
-    database.run()
-    loop = database.region("improve")
+def test_the_transfer_of_each_pass_is_found(metadata: MetadataDatabase) -> None:
+    metadata.run()
+    loop = metadata.region("improve")
     for number in range(2):
         stored = {"paths": [f"s3://b/{number}.mp4"], "sha256": ["0"]}
-        database.task("store", STORE, map_index=number, region=loop, xcoms={"return_value": stored})
+        metadata.task("store", STORE, map_index=number, region=loop, xcoms={"return_value": stored})
     for number in range(2):
         scope = Scope(dag_id="d", run_id="r/1", task_id="store", map_index=-1, region=f"{loop}.{number}")
-        task = queries.find_task(database.session, scope, TRANSFER_OPERATORS)
+        task = queries.find_task(metadata.session, scope, TRANSFER_OPERATORS)
         assert task is not None
         assert task.result["paths"] == [f"s3://b/{number}.mp4"]
     for region in ("", f"{loop}.2", f"{'0' * 31}1.0"):
         scope = Scope(dag_id="d", run_id="r/1", task_id="store", map_index=-1, region=region)
-        assert queries.find_task(database.session, scope, TRANSFER_OPERATORS) is None
+        assert queries.find_task(metadata.session, scope, TRANSFER_OPERATORS) is None
 
 
 @needs(REGIONS)
-def test_a_mapped_task_has_its_map_index(database: MetadataDatabase) -> None:
-    database.run()
-    expansion = database.region("video")
-    database.task("video", VIDEO, map_index=2, region=expansion)
-    (task,) = queries.tasks_of(database.session, HERE)
+def test_a_mapped_task_has_its_map_index(metadata: MetadataDatabase) -> None:
+    metadata.run()
+    expansion = metadata.region("video")
+    metadata.task("video", VIDEO, map_index=2, region=expansion)
+    (task,) = queries.tasks_of(metadata.session, HERE)
     assert (task.map_index, task.iteration, task.region) == (2, None, f"{expansion}.2")
 
 
 @needs(REGIONS)
-def test_earlier_attempts_are_not_shown(database: MetadataDatabase) -> None:
-    database.run()
+def test_earlier_attempts_are_not_shown(metadata: MetadataDatabase) -> None:
+    metadata.run()
     earlier = {"working_set": None, "try_number": 1, "xcoms": {"generation_id": "earlier"}}
-    database.task("video", VIDEO, fields={"prompt": "earlier"}, **earlier)
-    database.task("video", VIDEO, xcoms={"generation_id": "now"}, fields={"prompt": "now"}, try_number=2)
-    (task,) = queries.tasks_of(database.session, HERE)
+    metadata.task("video", VIDEO, fields={"prompt": "earlier"}, **earlier)
+    metadata.task("video", VIDEO, xcoms={"generation_id": "now"}, fields={"prompt": "now"}, try_number=2)
+    (task,) = queries.tasks_of(metadata.session, HERE)
     assert (task.xcoms["generation_id"], task.fields["prompt"]) == ("now", "now")
 
 
 @needs(REGIONS)
-def test_rows_from_before_the_upgrade_are_shown(database: MetadataDatabase) -> None:
-    database.run()
+def test_rows_from_before_the_upgrade_are_shown(metadata: MetadataDatabase) -> None:
+    metadata.run()
     xcom, fields, owner, _ = MODELS_OF_3_4
-    ti_id = database.task("video", VIDEO, map_index=1)
+    ti_id = metadata.task("video", VIDEO, map_index=1)
     at = {"dag_id": "d", "run_id": "r/1", "task_id": "video", "map_index": 1}
-    add_row(database.session, owner, **at, task_instance_id=ti_id)
-    add_row(database.session, fields, **at, rendered_fields={"prompt": "old"})
-    add_row(database.session, xcom, **at, dag_run_id=1, key="generation_id", value="g", timestamp=NOW)
-    (task,) = queries.tasks_of(database.session, HERE)
+    add_row(metadata.session, owner, **at, task_instance_id=ti_id)
+    add_row(metadata.session, fields, **at, rendered_fields={"prompt": "old"})
+    add_row(metadata.session, xcom, **at, dag_run_id=1, key="generation_id", value="g", timestamp=NOW)
+    (task,) = queries.tasks_of(metadata.session, HERE)
     assert (task.fields, task.xcoms) == ({"prompt": "old"}, {"generation_id": "g"})
 
 
 @needs(REGIONS)
-def test_find_task_by_the_map_index_that_the_library_knows(database: MetadataDatabase) -> None:
-    database.run()
-    database.task("video", VIDEO, map_index=1, region=database.region("video"), state="deferred")
-    database.task("video", VIDEO, map_index=1, region=database.region("improve"))
+def test_find_task_by_the_map_index_that_the_library_knows(metadata: MetadataDatabase) -> None:
+    metadata.run()
+    metadata.task("video", VIDEO, map_index=1, region=metadata.region("video"), state="deferred")
+    metadata.task("video", VIDEO, map_index=1, region=metadata.region("improve"))
     here = Scope(dag_id="d", run_id="r/1", task_id="video", map_index=1)
-    assert queries.find_task(database.session, here).shown_state == "running"
-    assert queries.find_task(database.session, replace(here, map_index=-1)) is None
+    assert queries.find_task(metadata.session, here).shown_state == "running"
+    assert queries.find_task(metadata.session, replace(here, map_index=-1)) is None

@@ -51,18 +51,19 @@ def test_a_finished_render() -> None:
     assert render["files"] == []
 
 
-@pytest.mark.parametrize(
-    ("usage", "tokens"),
-    [({"output_tokens": 108_900}, 108_900), ({"output_tokens": "x"}, None), ({}, None), (5, None)],
-)
-def test_the_tokens_that_the_service_counted(usage: Any, tokens: int | None) -> None:
-    (render,) = shown(video("success", result(usage=usage)))
-    assert render["output_tokens"] == tokens
+def test_the_tokens_that_the_service_counted() -> None:
+    for usage, tokens in [
+        ({"output_tokens": 108_900}, 108_900),
+        ({"output_tokens": "x"}, None),
+        ({}, None),
+        (5, None),
+    ]:
+        (render,) = shown(video("success", result(usage=usage)))
+        assert render["output_tokens"] == tokens
 
 
-@pytest.mark.parametrize(
-    ("state", "submitted", "expected"),
-    [
+def test_state() -> None:
+    for state, submitted, expected in [
         (None, False, "waiting"),
         ("scheduled", False, "waiting"),
         ("queued", False, "queued"),
@@ -76,13 +77,11 @@ def test_the_tokens_that_the_service_counted(usage: Any, tokens: int | None) -> 
         ("skipped", False, "skipped"),
         ("removed", False, "cancelled"),
         ("a state of tomorrow", True, "running"),
-    ],
-)
-def test_state(state: str | None, submitted: bool, expected: str) -> None:
-    (render,) = shown(video(state, xcoms={"generation_id": "g1"} if submitted else {}))
-    assert render["state"] == expected
-    assert render["state"] in renders.STATES
-    assert (render["ended_at"] is not None) == (state == "failed")
+    ]:
+        (render,) = shown(video(state, xcoms={"generation_id": "g1"} if submitted else {}))
+        assert render["state"] == expected
+        assert render["state"] in renders.STATES
+        assert (render["ended_at"] is not None) == (state == "failed")
 
 
 def test_only_a_running_render_has_progress() -> None:
@@ -235,9 +234,8 @@ def test_an_unreadable_manifest_hides_nothing_else(caplog: pytest.LogCaptureFixt
     assert "cannot be read for the Renders page" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "strange",
-    [
+def test_results_of_any_shape() -> None:
+    for strange in [
         {"generation_id": 7, "urls": "x"},
         {"generation_id": "g", "urls": [None, 5, {"a": 1}], "credits": float("nan"), "model": ["m"]},
         {"generation_id": "g", "urls": {}, "cost_usd": float("inf"), "prompt": {"x": 1}, "status": []},
@@ -248,11 +246,9 @@ def test_an_unreadable_manifest_hides_nothing_else(caplog: pytest.LogCaptureFixt
         [[], {}, None, 3],
         "text",
         7,
-    ],
-)
-def test_results_of_any_shape(strange: Any) -> None:
-    found = shown(video("success", strange, xcoms={"generation_id": ["x"], "seedance_progress": {}}))
-    json.dumps(totals_of(found, [], {}), allow_nan=False)
+    ]:
+        found = shown(video("success", strange, xcoms={"generation_id": ["x"], "seedance_progress": {}}))
+        json.dumps(totals_of(found, [], {}), allow_nan=False)
 
 
 def test_only_http_urls_reach_the_page() -> None:
@@ -309,16 +305,13 @@ def test_a_thousand_renders() -> None:
     assert totals_of(shown(*tasks), [], {})["total"] == 1000
 
 
-@pytest.mark.parametrize(
-    ("api", "generation_id", "address"),
-    [
+def test_the_console_of_the_service() -> None:
+    for api, generation_id, address in [
         ("replicate", "a/b", "https://replicate.com/p/a%2Fb"),
         ("ark", "cgt-1", "https://console.byteplus.com/ark"),
         ("seedanceapi-v1", "g1", None),
         ("unknown", "g1", None),
         (["ark"], "g1", None),
         ("ark", None, None),
-    ],
-)
-def test_the_console_of_the_service(api: Any, generation_id: str | None, address: str | None) -> None:
-    assert console_of(api, generation_id) == address
+    ]:
+        assert console_of(api, generation_id) == address

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -17,35 +16,27 @@ ALL = RunSearch()
 ENDED = {"state": "success", "start_date": NOW, "end_date": NOW}
 
 
-@pytest.fixture
-def database() -> Iterator[MetadataDatabase]:
-    made = MetadataDatabase()
-    yield made
-    made.session.close()
-    made.engine.dispose()
-
-
 def result(credits: float | None, cost_usd: float | None) -> dict[str, Any]:
     return {"return_value": {"generation_id": "g", "urls": [], "credits": credits, "cost_usd": cost_usd}}
 
 
-def test_the_latest_runs_with_renders(database: MetadataDatabase) -> None:
-    database.run(run_id="old", run_after=NOW.replace(hour=1), state="success")
-    database.run(run_id="new", run_after=NOW.replace(hour=2))
-    database.run(run_id="without")
-    database.run(dag_id="hidden")
+def test_the_latest_runs_with_renders(metadata: MetadataDatabase) -> None:
+    metadata.run(run_id="old", run_after=NOW.replace(hour=1), state="success")
+    metadata.run(run_id="new", run_after=NOW.replace(hour=2))
+    metadata.run(run_id="without")
+    metadata.run(dag_id="hidden")
     for run_id in ("old", "new"):
-        database.task("video", VIDEO, run_id=run_id, map_index=0)
-        database.task("video", VIDEO, run_id=run_id, map_index=1, state=None)
-    database.task("store", STORE, run_id="without")
-    database.task("video", VIDEO, dag_id="hidden")
+        metadata.task("video", VIDEO, run_id=run_id, map_index=0)
+        metadata.task("video", VIDEO, run_id=run_id, map_index=1, state=None)
+    metadata.task("store", STORE, run_id="without")
+    metadata.task("video", VIDEO, dag_id="hidden")
     listed = RunList()
-    assert listed.dag_ids(database.session) == {"d", "hidden"}
-    found = listed.read(database.session, {"d"}, ALL, 10)
+    assert listed.dag_ids(metadata.session) == {"d", "hidden"}
+    found = listed.read(metadata.session, {"d"}, ALL, 10)
     assert [run["run_id"] for run in found] == ["new", "old"]
     assert all(run["tasks"] == {"success": 1, "none": 1} for run in found)
-    assert [run["run_id"] for run in listed.read(database.session, {"d"}, ALL, 1)] == ["new"]
-    assert listed.read(database.session, set(), ALL, 10) == []
+    assert [run["run_id"] for run in listed.read(metadata.session, {"d"}, ALL, 1)] == ["new"]
+    assert listed.read(metadata.session, set(), ALL, 10) == []
 
 
 @pytest.mark.parametrize(
@@ -60,91 +51,91 @@ def test_the_latest_runs_with_renders(database: MetadataDatabase) -> None:
         (RunSearch(text="manual", since=NOW - timedelta(days=1)), ["d", "ads"]),
     ],
 )
-def test_search(database: MetadataDatabase, search: RunSearch, found: list[str]) -> None:
+def test_search(metadata: MetadataDatabase, search: RunSearch, found: list[str]) -> None:
     for dag_id, run_id, after in (
         ("ads", "manual__1", NOW - timedelta(hours=1)),
         ("d", "manual__2", NOW),
     ):
-        database.run(dag_id, run_id, run_after=after)
-        database.task("video", VIDEO, dag_id=dag_id, run_id=run_id)
-    listed = RunList().read(database.session, {"ads", "d"}, search, 10)
+        metadata.run(dag_id, run_id, run_after=after)
+        metadata.task("video", VIDEO, dag_id=dag_id, run_id=run_id)
+    listed = RunList().read(metadata.session, {"ads", "d"}, search, 10)
     assert [run["dag_id"] for run in listed] == found
 
 
-def test_spending(database: MetadataDatabase) -> None:
-    database.run()
-    database.task("video", VIDEO, map_index=0, xcoms=result(10, 0.5))
-    database.task("video", VIDEO, map_index=1, xcoms={"return_value": '{"credits": 1, "generation_id": "x"}'})
+def test_spending(metadata: MetadataDatabase) -> None:
+    metadata.run()
+    metadata.task("video", VIDEO, map_index=0, xcoms=result(10, 0.5))
+    metadata.task("video", VIDEO, map_index=1, xcoms={"return_value": '{"credits": 1, "generation_id": "x"}'})
     # A generation that failed, a batch that goes on, and what an earlier try of a running task returned.
-    database.task(
+    metadata.task(
         "failed", VIDEO, state="failed", xcoms={"seedance_report": {"credits": 2, "cost_usd": 0.25}}
     )
     batch = "SeedanceGenerateVideoBatchOperator"
-    database.task("batch", batch, state="deferred", xcoms={"seedance_report": {"credits": 4, "items": []}})
-    database.task("again", VIDEO, state="running", xcoms=result(100, 100))
+    metadata.task("batch", batch, state="deferred", xcoms={"seedance_report": {"credits": 4, "items": []}})
+    metadata.task("again", VIDEO, state="running", xcoms=result(100, 100))
     # Paid for by another task, or by no task.
-    database.task("sensor", "SeedanceGenerationSensor", xcoms=result(1000, 1000))
+    metadata.task("sensor", "SeedanceGenerationSensor", xcoms=result(1000, 1000))
     dry_run = {"return_value": {"estimate": {}, "credits": 1000, "cost_usd": 1000}}
-    database.task("dry", batch, xcoms=dry_run)
-    database.task("mine", "Mine", custom_operator_name="@task.seedance_video", xcoms=result(8, 0))
-    (run,) = RunList().read(database.session, {"d"}, ALL, 10)
+    metadata.task("dry", batch, xcoms=dry_run)
+    metadata.task("mine", "Mine", custom_operator_name="@task.seedance_video", xcoms=result(8, 0))
+    (run,) = RunList().read(metadata.session, {"d"}, ALL, 10)
     assert (run["credits"], run["cost_usd"]) == (25, 0.75)
 
 
-def test_nothing_spent_is_not_zero(database: MetadataDatabase) -> None:
-    database.run()
-    database.task("video", VIDEO, state=None)
-    (run,) = RunList().read(database.session, {"d"}, ALL, 10)
+def test_nothing_spent_is_not_zero(metadata: MetadataDatabase) -> None:
+    metadata.run()
+    metadata.task("video", VIDEO, state=None)
+    (run,) = RunList().read(metadata.session, {"d"}, ALL, 10)
     assert (run["credits"], run["cost_usd"]) == (None, None)
 
 
-def test_a_run_that_has_ended_is_read_once(database: MetadataDatabase) -> None:
-    database.run(run_id="ended", **ENDED)
-    database.run(run_id="running")
+def test_a_run_that_has_ended_is_read_once(metadata: MetadataDatabase) -> None:
+    metadata.run(run_id="ended", **ENDED)
+    metadata.run(run_id="running")
     for run_id in ("ended", "running"):
-        database.task("video", VIDEO, run_id=run_id, xcoms=result(1, None))
+        metadata.task("video", VIDEO, run_id=run_id, xcoms=result(1, None))
     listed = RunList()
-    first = listed.read(database.session, {"d"}, ALL, 10)
-    database.sent.clear()
-    assert listed.read(database.session, {"d"}, ALL, 10) == first
-    _, (_, places) = database.sent
+    first = listed.read(metadata.session, {"d"}, ALL, 10)
+    metadata.sent.clear()
+    assert listed.read(metadata.session, {"d"}, ALL, 10) == first
+    _, (_, places) = metadata.sent
     assert "running" in places
     assert "ended" not in places
 
 
-def test_a_run_that_has_just_ended_is_read_again(database: MetadataDatabase) -> None:
-    database.run(**{**ENDED, "end_date": utc_now()})
-    database.task("video", VIDEO, xcoms=result(1, None))
+def test_a_run_that_has_just_ended_is_read_again(metadata: MetadataDatabase) -> None:
+    metadata.run(**{**ENDED, "end_date": utc_now()})
+    metadata.task("video", VIDEO, xcoms=result(1, None))
     listed = RunList()
-    listed.read(database.session, {"d"}, ALL, 10)
-    database.task("late", VIDEO, xcoms=result(2, None))
-    (run,) = listed.read(database.session, {"d"}, ALL, 10)
+    listed.read(metadata.session, {"d"}, ALL, 10)
+    metadata.task("late", VIDEO, xcoms=result(2, None))
+    (run,) = listed.read(metadata.session, {"d"}, ALL, 10)
     assert run["credits"] == 3
 
 
-def test_the_memory_is_bounded(database: MetadataDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_is_bounded(metadata: MetadataDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "MAX_SUMMARIES", 2)
     for number in range(4):
-        database.run(run_id=f"r{number}", **ENDED)
-        database.task("video", VIDEO, run_id=f"r{number}")
+        metadata.run(run_id=f"r{number}", **ENDED)
+        metadata.task("video", VIDEO, run_id=f"r{number}")
     listed = RunList()
-    assert len(listed.read(database.session, {"d"}, ALL, 10)) == 4
+    assert len(listed.read(metadata.session, {"d"}, ALL, 10)) == 4
     assert len(listed._ended) == 2
 
 
 def test_only_new_task_instances_are_read_for_new_dags(
-    database: MetadataDatabase, monkeypatch: pytest.MonkeyPatch
+    metadata: MetadataDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = RunList()
-    database.run()
-    database.task("video", VIDEO)
-    assert listed.dag_ids(database.session) == {"d"}
-    database.run(dag_id="new")
-    database.task("video", VIDEO, dag_id="new")
-    assert listed.dag_ids(database.session) == {"d", "new"}
+    metadata.run()
+    metadata.task("video", VIDEO)
+    assert listed.dag_ids(metadata.session) == {"d"}
+    metadata.run(dag_id="new")
+    metadata.task("video", VIDEO, dag_id="new")
+    assert listed.dag_ids(metadata.session) == {"d", "new"}
     # A Dag whose task instances are older than the last look is not read again.
     monkeypatch.setattr(known_dags, "utc_now", lambda: utc_now() + timedelta(days=1))
-    listed.dag_ids(database.session)
-    database.run(dag_id="unseen")
-    database.task("video", VIDEO, dag_id="unseen")
-    assert listed.dag_ids(database.session) == {"d", "new"}
+    listed.dag_ids(metadata.session)
+    metadata.run(dag_id="unseen")
+    metadata.task("video", VIDEO, dag_id="unseen")
+    assert listed.dag_ids(metadata.session) == {"d", "new"}

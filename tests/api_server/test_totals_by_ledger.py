@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -25,19 +24,9 @@ BATCH = "SeedanceGenerateVideoBatchOperator"
 
 
 @pytest.fixture
-def airflow() -> Iterator[MetadataDatabase]:
-    made = MetadataDatabase()
-    yield made
-    made.session.close()
-    made.engine.dispose()
-
-
-@pytest.fixture
-def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
+def ledger(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
     monkeypatch.setattr(totals, "_unreadable_until", {})
-    location = f"sqlite:///{tmp_path}/ledger.db"
-    monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", location)
-    return Database(LedgerConfig(location=location))
+    return Database(LedgerConfig(location=f"sqlite:///{ledger}"))
 
 
 def take(number: int, **changes: Any) -> dict[str, Any]:
@@ -106,24 +95,24 @@ def test_many_task_instances(ledger: Database, monkeypatch: pytest.MonkeyPatch) 
     assert len(costs["ads", "run"]) == 5
 
 
-def test_the_list_shows_all_that_a_run_has_paid(airflow: MetadataDatabase, ledger: Database) -> None:
-    airflow.run(dag_id="d", run_id="r", **ENDED)
-    airflow.task("video", VIDEO, run_id="r", try_number=3, xcoms=result(0.07))
+def test_the_list_shows_all_that_a_run_has_paid(metadata: MetadataDatabase, ledger: Database) -> None:
+    metadata.run(dag_id="d", run_id="r", **ENDED)
+    metadata.task("video", VIDEO, run_id="r", try_number=3, xcoms=result(0.07))
     add(ledger, [take(1), take(2)])
-    (run,) = RunList().read(airflow.session, {"d"}, RunSearch(), 10)
+    (run,) = RunList().read(metadata.session, {"d"}, RunSearch(), 10)
     assert (run["credits"], run["cost_usd"], run["at_least"]) == (24, 0.14, False)
 
 
 def test_the_list_follows_the_ledger_until_all_submissions_have_ended(
-    airflow: MetadataDatabase, ledger: Database
+    metadata: MetadataDatabase, ledger: Database
 ) -> None:
-    airflow.run(dag_id="d", run_id="r", **ENDED)
-    airflow.task("video", VIDEO, run_id="r", try_number=2, xcoms=result(0.07))
+    metadata.run(dag_id="d", run_id="r", **ENDED)
+    metadata.task("video", VIDEO, run_id="r", try_number=2, xcoms=result(0.07))
     add(ledger, [take(1), {**uncertain(-1, dag_id="d", run_id="r"), "number": 2}])
     listed = RunList()
 
     def shown() -> tuple[float, bool]:
-        (run,) = listed.read(airflow.session, {"d"}, RunSearch(), 10)
+        (run,) = listed.read(metadata.session, {"d"}, RunSearch(), 10)
         return run["cost_usd"], run["at_least"]
 
     assert shown() == (0.07, True)
@@ -132,15 +121,15 @@ def test_the_list_follows_the_ledger_until_all_submissions_have_ended(
     assert shown() == (0.07, False)
 
 
-def test_the_list_says_what_it_does_not_know(airflow: MetadataDatabase) -> None:
+def test_the_list_says_what_it_does_not_know(metadata: MetadataDatabase) -> None:
     for number, tries in enumerate((1, 2)):
-        airflow.run(run_id=f"r{number}", **ENDED)
-        airflow.task("video", VIDEO, run_id=f"r{number}", try_number=tries, xcoms=result(0.07))
-    airflow.run(run_id="cleared")
-    airflow.task("video", VIDEO, run_id="cleared", state=None, try_number=1)
-    airflow.run(run_id="waiting")
-    airflow.task("video", VIDEO, run_id="waiting", state=None, try_number=0)
-    found = {run["run_id"]: run for run in RunList().read(airflow.session, {"d"}, RunSearch(), 10)}
+        metadata.run(run_id=f"r{number}", **ENDED)
+        metadata.task("video", VIDEO, run_id=f"r{number}", try_number=tries, xcoms=result(0.07))
+    metadata.run(run_id="cleared")
+    metadata.task("video", VIDEO, run_id="cleared", state=None, try_number=1)
+    metadata.run(run_id="waiting")
+    metadata.task("video", VIDEO, run_id="waiting", state=None, try_number=0)
+    found = {run["run_id"]: run for run in RunList().read(metadata.session, {"d"}, RunSearch(), 10)}
     assert {run_id: run["at_least"] for run_id, run in found.items()} == {
         "r0": False,
         "r1": True,
@@ -150,41 +139,41 @@ def test_the_list_says_what_it_does_not_know(airflow: MetadataDatabase) -> None:
     assert found["r1"]["cost_usd"] == 0.07
 
 
-def test_a_list_of_any_length_needs_the_same_queries(airflow: MetadataDatabase, ledger: Database) -> None:
+def test_a_list_of_any_length_needs_the_same_queries(metadata: MetadataDatabase, ledger: Database) -> None:
     counts = []
     totals.read_costs({("d", "r"): [task()]})  # makes the tables
     for runs in (1, 30):
         for number in range(runs):
-            airflow.run(run_id=f"{runs}-{number}", **ENDED)
+            metadata.run(run_id=f"{runs}-{number}", **ENDED)
             for index in range(3):
-                airflow.task("video", VIDEO, run_id=f"{runs}-{number}", map_index=index)
+                metadata.task("video", VIDEO, run_id=f"{runs}-{number}", map_index=index)
         listed = RunList()
         with statements("FROM seedance_submissions") as first, statements() as all_of_first:
-            assert len(listed.read(airflow.session, {"d"}, RunSearch(), 100)) >= runs
+            assert len(listed.read(metadata.session, {"d"}, RunSearch(), 100)) >= runs
         # Of runs that have ended, a refresh reads neither the task instances nor the ledger again.
         with statements() as again:
-            listed.read(airflow.session, {"d"}, RunSearch(), 100)
+            listed.read(metadata.session, {"d"}, RunSearch(), 100)
         counts.append((len(first), len(all_of_first), len(again)))
     assert counts == [(1, 3, 1)] * 2
 
 
 def test_a_ledger_that_does_not_respond_delays_no_other_reader(
-    airflow: MetadataDatabase, ledger: Database, monkeypatch: pytest.MonkeyPatch
+    metadata: MetadataDatabase, ledger: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed, responds, held = RunList(), Event(), list[tuple[bool, bool]]()
 
     def hang(*_: Any) -> dict[str, Any]:
-        held.append((listed._lock.locked(), airflow.session.in_transaction()))
+        held.append((listed._lock.locked(), metadata.session.in_transaction()))
         responds.wait()
         return {}
 
     monkeypatch.setattr(totals, "spend_of_instances", hang)
     monkeypatch.setattr(totals, "READ_TIMEOUT_SECONDS", 0.01)
-    airflow.run(dag_id="d", run_id="r", **ENDED)
-    airflow.task("video", VIDEO, run_id="r", try_number=2, xcoms=result(0.07))
+    metadata.run(dag_id="d", run_id="r", **ENDED)
+    metadata.task("video", VIDEO, run_id="r", try_number=2, xcoms=result(0.07))
     try:
         for _ in range(2):
-            (run,) = listed.read(airflow.session, {"d"}, RunSearch(), 10)
+            (run,) = listed.read(metadata.session, {"d"}, RunSearch(), 10)
             assert (run["cost_usd"], run["at_least"]) == (0.07, True)
     finally:
         responds.set()
@@ -192,14 +181,14 @@ def test_a_ledger_that_does_not_respond_delays_no_other_reader(
 
 
 def test_a_ledger_that_fails_is_read_again_later(
-    airflow: MetadataDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ledger: Database
+    metadata: MetadataDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ledger: Database
 ) -> None:
     folder = tmp_path / "later"
     monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", f"sqlite:///{folder}/ledger.db")
-    airflow.run(dag_id="d", run_id="r", **ENDED)
-    airflow.task("video", VIDEO, run_id="r", try_number=2, xcoms=result(0.07))
+    metadata.run(dag_id="d", run_id="r", **ENDED)
+    metadata.task("video", VIDEO, run_id="r", try_number=2, xcoms=result(0.07))
     listed = RunList()
-    (run,) = listed.read(airflow.session, {"d"}, RunSearch(), 10)
+    (run,) = listed.read(metadata.session, {"d"}, RunSearch(), 10)
     assert (run["cost_usd"], run["at_least"]) == (0.07, True)
     folder.mkdir()
     assert totals.read_costs({("d", "r"): [task()]}) is None
@@ -209,5 +198,5 @@ def test_a_ledger_that_fails_is_read_again_later(
         [take(1), take(2)],
     )
     # What was shown without the ledger is not kept.
-    (run,) = listed.read(airflow.session, {"d"}, RunSearch(), 10)
+    (run,) = listed.read(metadata.session, {"d"}, RunSearch(), 10)
     assert (run["cost_usd"], run["at_least"]) == (0.14, False)

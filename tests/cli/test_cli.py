@@ -107,30 +107,20 @@ def test_both_parsers_read_the_same(line: list[str], called: list[argparse.Names
     assert ours["func"] == airflows["func"]
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, *LEDGER_COMMANDS], ids=lambda command: command.name)
-def test_every_command_has_an_implementation(command: Command) -> None:
-    module, function = command.target.split(":")
-    assert callable(getattr(import_module(module), function))
-
-
-@pytest.mark.parametrize("command", [*COMMANDS, *LEDGER_COMMANDS], ids=lambda command: command.name)
-def test_every_argument_has_a_help_text(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.help
-    assert all(argument.options.get("help") for argument in arguments_of(command))
-    with pytest.raises(SystemExit) as left:
-        main([*(["ledger"] if command in LEDGER_COMMANDS else []), command.name, "--help"])
-    assert left.value.code == 0
-    assert command.help.split()[0] in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("command", [*COMMANDS, *LEDGER_COMMANDS], ids=lambda command: command.name)
-def test_a_help_text_stands_by_itself(command: Command) -> None:
-    """It names its noun and no option above it, and begins and ends like every other."""
-    for argument in arguments_of(command):
-        text = argument.options["help"]
-        assert text[0].isupper(), text
-        assert not text.endswith("."), text
-        assert not re.match(r"(Such as|Their|Its|Of|That|The same)\b", text), text
+def test_every_command_has_an_implementation_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """A help text names its noun and no option above it, and begins and ends like every other."""
+    for command in (*COMMANDS, *LEDGER_COMMANDS):
+        module, function = command.target.split(":")
+        assert callable(getattr(import_module(module), function))
+        for argument in arguments_of(command):
+            text = argument.options["help"]
+            assert text[0].isupper(), text
+            assert not text.endswith("."), text
+            assert not re.match(r"(Such as|Their|Its|Of|That|The same)\b", text), text
+        with pytest.raises(SystemExit) as left:
+            main([*(["ledger"] if command in LEDGER_COMMANDS else []), command.name, "--help"])
+        assert left.value.code == 0
+        assert command.help.split()[0] in capsys.readouterr().out
 
 
 def test_the_options_of_render_are_in_the_order_of_thought(capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,15 +147,15 @@ def test_the_exit_code(monkeypatch: pytest.MonkeyPatch, code: Any, left_with: in
         assert left.value.code == left_with
 
 
-@pytest.mark.parametrize("line", [[], ["lunch"], ["render", "A lamp"], ["emulator", "--port", "x"]])
-def test_an_invalid_command_line(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left:
-        main(line)
-    assert left.value.code == 2
-    printed = capsys.readouterr().err
-    assert "usage: airflow seedance" in printed
-    assert "see the help above" in printed
-    assert line or "Estimate the cost of a file of requests" in printed
+def test_an_invalid_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for line in [[], ["lunch"], ["render", "A lamp"], ["emulator", "--port", "x"]]:
+        with pytest.raises(SystemExit) as left:
+            main(line)
+        assert left.value.code == 2
+        printed = capsys.readouterr().err
+        assert "usage: airflow seedance" in printed
+        assert "see the help above" in printed
+        assert line or "Estimate the cost of a file of requests" in printed
 
 
 @pytest.mark.parametrize("of_airflow", [False, True])

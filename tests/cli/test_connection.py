@@ -39,15 +39,15 @@ def test_the_variable_of_runbase_is_its_key() -> None:
     assert connection_from_environment({"RUNBASE_API_KEY": "theirs"}) is None
 
 
-@pytest.mark.parametrize("value", ["minio:9000,*.cdn.example", " minio:9000 , ,*.cdn.example,"])
-def test_media_hosts_with_commas(value: str) -> None:
-    hosts = described(SEEDANCE_MEDIA_HOSTS=value).media_hosts
-    assert hosts.names == {"minio:9000", "*.cdn.example"}
+def test_media_hosts_with_commas() -> None:
+    for value in ["minio:9000,*.cdn.example", " minio:9000 , ,*.cdn.example,"]:
+        hosts = described(SEEDANCE_MEDIA_HOSTS=value).media_hosts
+        assert hosts.names == {"minio:9000", "*.cdn.example"}
 
 
-@pytest.mark.parametrize("value", ["", " , "])
-def test_no_media_hosts(value: str) -> None:
-    assert described(SEEDANCE_MEDIA_HOSTS=value).media_hosts.names == frozenset()
+def test_no_media_hosts() -> None:
+    for value in ["", " , "]:
+        assert described(SEEDANCE_MEDIA_HOSTS=value).media_hosts.names == frozenset()
 
 
 def test_a_service_without_a_key() -> None:

@@ -94,9 +94,8 @@ DAILY = str(EXAMPLES / "example_seedance_daily.py")
 BACKFILL = ["--dag", "example_seedance_backfill", "--file", str(EXAMPLES / "example_seedance_backfill.py")]
 
 
-@pytest.mark.parametrize(
-    ("line", "output"),
-    [
+def test_arguments_that_cannot_be_estimated(capfd: pytest.CaptureFixture[str]) -> None:
+    for line, output in [
         ([], "Give either a file of requests or --dag"),
         (["requests.csv", "--dag", "d"], "Give either"),
         (["/no/such.csv", "--api", "ark"], "no such file"),
@@ -106,15 +105,11 @@ BACKFILL = ["--dag", "example_seedance_backfill", "--file", str(EXAMPLES / "exam
         ([*BACKFILL, "--from", "2026-02-01", "--to", "2026-01-01"], "is before --from"),
         ([*BACKFILL, "--from", "2026-01-01T01:00", "--to", "2026-01-01T02:00"], "has no run between"),
         ([*BACKFILL, "--from", "soon", "--to", "later"], "take dates"),
-    ],
-)
-def test_arguments_that_cannot_be_estimated(
-    line: list[str], output: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["estimate", *line])
-    assert caught.value.code == 2
-    assert output in capfd.readouterr().err
+    ]:
+        with pytest.raises(SystemExit) as caught:
+            main(["estimate", *line])
+        assert caught.value.code == 2
+        assert output in capfd.readouterr().err
 
 
 def test_the_example_of_a_backfill(capfd: pytest.CaptureFixture[str]) -> None:

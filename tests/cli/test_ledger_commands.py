@@ -23,9 +23,8 @@ from airflow_provider_seedance.submission.store import GENERATION_KEY
 
 
 @pytest.fixture
-def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def ledger(ledger: Path) -> None:
     """One that succeeded, one that failed, one in flight, and an uncertain item of a batch."""
-    monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", f"sqlite:///{tmp_path}/ledger.db")
     for index, record in enumerate(
         [
             ended(1),
