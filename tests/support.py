@@ -184,7 +184,16 @@ def smallest(api: str, media: str = "video", prompt: str = PROMPT) -> VideoReque
 
 def on_loop(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine on an event loop of its own."""
-    return asyncio.run(coroutine)
+
+    async def run() -> Any:
+        try:
+            return await coroutine
+        finally:
+            # A hub whose last wait was cancelled closes its connections in a task of its own.
+            closing = [task for task in asyncio.all_tasks() if "Hub.close" in repr(task.get_coro())]
+            await asyncio.gather(*closing, return_exceptions=True)
+
+    return asyncio.run(run())
 
 
 def tasks_of_kills() -> list[asyncio.Task[None]]:
