@@ -112,23 +112,23 @@ def dag_ids(database: Database, namespace: str, since: datetime | None = None) -
 
 def find_renders(database: Database, search: Search, *, limit: int, offset: int = 0) -> list[dict[str, Any]]:
     """Return the latest renders, as JSON values."""
-    found, start, size = list[Any](), 0, offset + limit
+    size = offset + limit
     with database.reading() as connection:
         while True:
-            chosen = search.candidates(connection.dialect.name, start + size)
+            # All at once: rows of one time have no order that a second query would repeat.
+            chosen = search.candidates(connection.dialect.name, size)
             query = (
                 select(*(_COLUMNS[name] for name in (*_SAME, *_SOURCES)), _is_uncertain().label("uncertain"))
                 .join(chosen, and_(*(chosen.c[column.name] == column for column in submissions.primary_key)))
                 .order_by(*(column.desc() for column in list(chosen.c)[len(submissions.primary_key) :]))
                 .limit(size)
-                .offset(start)
             )
             rows = connection.execute(query).mappings().all()
-            found += [row for row in rows if search.finds(row)]
+            found = [row for row in rows if search.finds(row)]
             if len(rows) < size or len(found) >= offset + limit:
                 return [_render(row) for row in found[offset : offset + limit]]
             # Some candidates were none.
-            start, size = start + size, 2 * size
+            size *= 3
 
 
 def _render(row: Any) -> dict[str, Any]:

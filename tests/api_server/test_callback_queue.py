@@ -118,7 +118,7 @@ def test_a_full_queue_is_answered_503(server: CallbackServer) -> None:
 
 
 def test_a_burst_is_answered_before_it_is_delivered(server: CallbackServer) -> None:
-    server.start(CallbackLimits(quiet_period=0.2))
+    server.start(CallbackLimits(quiet_period=2))
 
     async def do(http: httpx.AsyncClient) -> int:
         for number in range(20):

@@ -95,21 +95,21 @@ def test_names_are_found_as_a_whole(database: Database) -> None:
 )
 def test_prompts_that_are_not_in_the_index(database: Database, texts: dict[str, str]) -> None:
     """Those with too many words, and those that were taken over without a prompt's text."""
-    words = " ".join(f"word{number}" for number in range(1000))
-    times = [NOON + timedelta(seconds=number) for number in range(60)]
-    rows = [row(n, prompt=f"{words} Über{n % 3}", created_at=times[n], **texts) for n in range(60)]
-    add(database, [*rows, row(60, prompt="über1"), row(61, prompt=words, dag_id="films", **texts)])
-    search = Search(namespace="default", dag_ids=("ads",), text="ÜBER1 g-58")
-    assert [render["map_index"] for render in find_renders(database, search, limit=2)] == [58]
+    words = " ".join(f"word{number}" for number in range(400))
+    times = [NOON + timedelta(seconds=number) for number in range(30)]
+    rows = [row(n, prompt=f"{words} Über{n % 3}", created_at=times[n], **texts) for n in range(30)]
+    add(database, [*rows, row(30, prompt="über1"), row(31, prompt=words, dag_id="films", **texts)])
+    search = Search(namespace="default", dag_ids=("ads",), text="ÜBER1 g-28")
+    assert [render["map_index"] for render in find_renders(database, search, limit=2)] == [28]
     search = Search(namespace="default", dag_ids=("ads",), text="ÜBER1")
     shown = [
         render["map_index"]
-        for start in range(0, 24, 3)
+        for start in range(0, 15, 3)
         for render in find_renders(database, search, limit=3, offset=start)
     ]
-    assert shown == [*range(58, 0, -3), 60]
-    assert found(database, "word999 über4") == []
-    assert found(database, "word999", dags=("films",)) == [61]
+    assert shown == [*range(28, 0, -3), 30]
+    assert found(database, "word399 über4") == []
+    assert found(database, "word399", dags=("films",)) == [31]
 
 
 def test_a_submission_is_found_by_its_words_and_its_names(database: Database, open_ledger: Any) -> None:
