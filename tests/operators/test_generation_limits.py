@@ -81,11 +81,11 @@ def test_submissions_above_the_limit_of_a_minute_wait_without_a_request(task: Ta
 
 
 def test_a_refused_submission_lowers_the_rate_of_its_model(task: Task) -> None:
-    task.connect("ark", submissions_per_minute=8)
+    task.connect("ark", submissions_per_minute=60)
     task.services.fault("rate_limit", retry_after=None, times=4)
     before = time.time()
     assert task.defer().trigger.not_before >= before + MIN_REFUSED_SECONDS
-    connect = partial(task.connect, submissions_per_minute=8)
+    connect = partial(task.connect, submissions_per_minute=60)
     waits = [Task(task.services, connect).defer().trigger for _ in range(8)]
     assert any(isinstance(wait, SeedanceQuotaTrigger) for wait in waits)
     assert task.submitted < 8
