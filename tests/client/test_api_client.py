@@ -188,7 +188,7 @@ SILENT: dict[str, Script] = {
 }
 
 
-@pytest.mark.parametrize(("scripts", "timeout"), [(FAILURES, 10), (SILENT, 0.4)], ids=["failures", "silence"])
+@pytest.mark.parametrize(("scripts", "timeout"), [(FAILURES, 10), (SILENT, 0.5)], ids=["failures", "silence"])
 def test_a_failure_after_the_first_byte_counts_as_sent(
     either_client: EitherClient, scripts: dict[str, Script], timeout: float
 ) -> None:
@@ -283,7 +283,7 @@ def test_a_request_that_cannot_be_written_is_unsent(either_client: EitherClient)
 def test_a_call_may_have_a_timeout_of_its_own(either_client: EitherClient) -> None:
     with serving(silent) as server:
         found = at(server)
-        sent(either_client.send(found, HttpCall(method="POST", path="/x", json={}, timeout=0.1)))
+        sent(either_client.send(found, HttpCall(method="POST", path="/x", json={}, timeout=0.5)))
 
 
 def test_a_client_closes_although_a_signal_left_the_lock_of_its_pool_acquired() -> None:
