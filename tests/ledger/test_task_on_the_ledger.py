@@ -194,9 +194,6 @@ def test_a_failed_item_keeps_no_signature(
     assert b"p4ss" not in raw
 
 
-Connect = Callable[..., None]
-
-
 def test_a_render_survives_the_end_of_the_database(
     services: SeedanceEmulator, connect: Connect, postgres_ledger: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
