@@ -21,7 +21,9 @@ def openrouter(emulator: SeedanceEmulator, vendor: Callable[..., Vendor]) -> Ven
 
 
 def test_the_published_table_has_the_prices_of_the_list(openrouter: Vendor) -> None:
-    for model in openrouter.get("/videos/models").json()["data"]:
+    models = openrouter.get("/videos/models").json()["data"]
+    assert any(RESOLUTIONS.keys() & model["pricing_skus"].keys() for model in models)
+    for model in models:
         for sku, resolution in RESOLUTIONS.items():
             if sku not in model["pricing_skus"]:
                 continue
