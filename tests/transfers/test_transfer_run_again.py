@@ -215,7 +215,7 @@ def test_killed_worker(host: MediaServer, tmp_path: Path) -> None:
     out, results = tmp_path / "out", items(host, "a", "b", "c", "d")
     arguments = {"overwrite": False, "max_parallel": 1}
     worker = multiprocessing.get_context("fork").Process(
-        target=run_into, args=(out, batch(results), {"ti": TaskInstance()}), kwargs=arguments
+        target=run_into, args=(out, batch(results), {"ti": TaskInstance()}), kwargs=arguments, daemon=True
     )
 
     def kill() -> None:
