@@ -282,7 +282,7 @@ def test_a_held_request_whose_client_has_gone_is_not_accepted(emulator: Seedance
 def test_a_delayed_request_is_accepted_even_if_the_client_has_gone(
     emulator: SeedanceEmulator, vendor: Vendors
 ) -> None:
-    emulator.fault("delay", seconds=0.1)
+    emulator.fault("delay", seconds=0.5)
     lost = emulator.fault("drop_reply")
     with (
         httpx.Client(trust_env=False, timeout=httpx.Timeout(5, read=0.03)) as impatient,
