@@ -40,7 +40,7 @@ def prompt_text(namespace: str, dag_id: str, item_key: object, prompt: str | Non
     text = token(dag_id) + token(item_key)
     # Short, so that the index stays in memory: without spaces. A word may be a part of others.
     for word in sorted(set(folded(prompt or "").split()), key=lambda word: (-len(word), word)):
-        if word not in text:
+        if len(text) <= MAX_SEARCH_BYTES and word not in text:
             text += word
     # PostgreSQL has room for 2704 bytes, of which the namespace takes some.
     room = min(MAX_SEARCH_BYTES, 2400 - len(namespace.encode("utf-8", "replace")))

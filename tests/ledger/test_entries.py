@@ -11,7 +11,7 @@ from cryptography.fernet import Fernet
 from airflow_provider_seedance.generations import GenerationStatus
 from airflow_provider_seedance.ledger import entries
 from airflow_provider_seedance.ledger.entries import LedgerEntry, TaskIdentity, clipped
-from airflow_provider_seedance.ledger.search_text import prompt_text
+from airflow_provider_seedance.ledger.search_text import INCOMPLETE, prompt_text
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.store import SubmissionDetails
 
@@ -133,6 +133,12 @@ def test_the_columns_of_the_details(prompts: bool, prompt: str | None) -> None:
     expected = {"item_key": "k" * 250, "prompt": prompt, "search_text": text, "reuse_key": "r"}
     assert entries.details_columns(task, details, prompts=prompts) == expected
     assert text.endswith("ab") is prompts
+
+
+@pytest.mark.timeout(100)
+def test_the_words_of_a_very_long_prompt_are_not_compared_with_each_other() -> None:
+    """It took minutes before the submission."""
+    assert prompt_text("n", "d", None, " ".join(map(str, range(200_000)))) == INCOMPLETE
 
 
 # ---------------------------------------------------------------------- results
