@@ -106,7 +106,7 @@ class CancellingTrigger(BaseTrigger):
         kills = _kills.setdefault(key, _Kills())
         kills.append((self, ids, contextvars.copy_context(), ended := asyncio.Event()))
         # At once: Airflow closes the log of the trigger when it stops waiting.
-        log.info("If another try continues, %s; else it is cancelled (%d queued).", _bill_of(ids), len(kills))
+        log.info("If a try continues, %s; else it may be cancelled (%d queued).", _bill_of(ids), len(kills))
         if len(kills.tasks) < MAX_CONCURRENT_CANCELLATIONS:
             kills.tasks.add(asyncio.create_task(kills.cancel(*key)))
         return ended if len(kills) <= MAX_AWAITED_KILLS else None
