@@ -144,7 +144,7 @@ class Task:
         if self.shown_state not in TERMINAL_STATES:
             return "The task has not ended."
         if self.iteration is not None:
-            return "In a task loop, a clear would repeat the later passes as well."
+            return "In a task loop, a clear would repeat the other passes as well."
         if self.operator in BATCH_OPERATORS and self.fields.get("on_clear") != "reuse":
             return "A clear may pay for all items of this batch: its on_clear is not 'reuse', or Airflow has forgotten it."
         return None

@@ -6,7 +6,7 @@ import { element } from "./dom.js";
 import { money, plural } from "./format.js";
 
 /**
- * Return whether there can be another render: in a loop, a clear would repeat the later passes as well. The library does not
+ * Return whether there can be another render: in a loop, a clear would repeat the other passes as well. The library does not
  * know the state of the task; the server refuses what cannot be.
  */
 export function canRenderAgain({ state, generation_id: id, iteration, task_state: task }) {
