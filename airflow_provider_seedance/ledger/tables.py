@@ -130,7 +130,7 @@ submissions = Table(
     Index("seedance_submissions_generation", "generation_id", mysql_length=200),
     Index("seedance_submissions_reuse", "reuse_key"),
     Index("seedance_submissions_kind", "kind", "status", "created_at"),
-    mysql_charset="utf8mb4",
+    mysql_collate="utf8mb4_bin",
 )
 
 shared_states = Table(
@@ -140,5 +140,5 @@ shared_states = Table(
     Column("name", String(64), primary_key=True),
     Column("state", JSON, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
-    mysql_charset="utf8mb4",
+    mysql_collate="utf8mb4_bin",
 )

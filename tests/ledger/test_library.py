@@ -82,6 +82,12 @@ def test_words_in_all_scripts(
         assert found(database, text) == [], text
 
 
+def test_the_case_of_names_counts(database: Database) -> None:
+    add(database, [row(0, namespace="Default"), row(1, dag_id="Ads"), row(2)])
+    assert found(database, "heron") == found(database) == [2]
+    assert dag_ids(database, "default") == {"ads", "Ads"}
+
+
 def test_names_are_found_as_a_whole(database: Database) -> None:
     add(database, [row(0, generation_id="Gen-1", item_key="heron/1", model="m-1", prompt="A fox")])
     for text in ("Gen-1", "heron/1", "m-1", "ads", "FOX Gen-1 ads m-1"):

@@ -60,7 +60,7 @@ def upgrade() -> None:
         sa.Column("result", sa.JSON()),
         sa.Column("stored_files", sa.JSON()),
         sa.Column("record", sa.JSON()),
-        mysql_charset="utf8mb4",
+        mysql_collate="utf8mb4_bin",
     )
     _create_indexes()
 

@@ -20,5 +20,5 @@ def upgrade() -> None:
         sa.Column("name", sa.String(64), primary_key=True),
         sa.Column("state", sa.JSON(), nullable=False),
         sa.Column("updated_at", _TIME, nullable=False),
-        mysql_charset="utf8mb4",
+        mysql_collate="utf8mb4_bin",
     )
