@@ -33,8 +33,8 @@ $(VENV)/installed: pyproject.toml
 demo: $(VENV)/installed  ## Render a video through a real Airflow; ARGS=--keep leaves it running
 	$(BIN)/python -m airflow_provider_seedance demo $(if $(KEEP),--keep) $(ARGS)
 
-test:  ## Run the tests (15 to 30 minutes on two cores); variants of them on real processes are left to test-versions
-	@echo "The tests take 15 to 30 minutes on two cores, most of it with real Airflow processes."
+test:  ## Run the tests (12 to 20 minutes on two cores); variants of them on real processes are left to test-versions
+	@echo "The tests take 12 to 20 minutes on two cores, most of it with real Airflow processes."
 	@start=$$(date +%s); $(MAKE) --no-print-directory unit && $(MAKE) --no-print-directory integration \
 		&& echo "make test has taken $$(( ($$(date +%s) - start + 59) / 60 )) minutes."
 
