@@ -42,11 +42,13 @@ test:  ## Run the tests (12 to 20 minutes on two cores); variants of them on rea
 # The processes of the tests share compiled modules, also where a shell keeps Python from writing them.
 unit integration: export PYTHONDONTWRITEBYTECODE :=
 
-unit: $(VENV)/installed  ## Run the tests within one process
-	$(BIN)/python -m pytest -q -n auto --dist worksteal -m 'not integration' $(ARGS)
-
-# Each file or folder has an Airflow of its own, and waits for half of its time, so more run in parallel than there are cores.
+# Tests wait for databases and sockets, those with an Airflow for half of their time, so more run in parallel than there
+# are cores.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, max(3, os.cpu_count() or 3)))')
+
+unit: $(VENV)/installed  ## Run the tests within one process
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m 'not integration' $(ARGS)
+
 
 integration: $(VENV)/installed  ## Run the tests with processes, most of them of Airflow; ARGS='-m integration' adds every variant
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup -m 'integration and not variant' --durations=10 tests/integration $(ARGS)

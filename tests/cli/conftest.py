@@ -23,3 +23,9 @@ def _level_of_the_log() -> Iterator[None]:
     level = log.level
     yield
     log.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def _without_warnings_of_airflow(caplog: pytest.LogCaptureFixture) -> None:
+    """Airflow warns once in a process of short secrets and an empty key, on the standard error of any command."""
+    caplog.set_level(logging.ERROR, logger="airflow")
