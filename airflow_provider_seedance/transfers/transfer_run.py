@@ -183,18 +183,21 @@ class TransferRun:
     def run(self, max_parallel: int) -> list[Stored]:
         """Store every output and return them in order; see :func:`run`."""
         futures: list[Future[Stored]] = []
-        stop = self._options.stop
+        # A timeout may come while the pool starts a thread, which it does not know and so does not wait for.
+        stop, begin = self._options.stop, threading.Event()
         # Not a `with` block: it would wait for downloads that the stop below is to end.
         pool = ThreadPoolExecutor(max_parallel, thread_name_prefix="seedance-transfer")
         try:
             if self._options.overwrite == "no" and not self._options.is_retry:
                 self._refuse_existing(pool)
-            futures = [pool.submit(self._store, transfer) for transfer in self._transfers]
+            futures = [pool.submit(self._store, transfer, begin) for transfer in self._transfers]
+            begin.set()
             while wait(futures, timeout=PROGRESS_INTERVAL_SECONDS).not_done:
                 self._log_progress(futures)
             stopped = stop.is_set()
         finally:
             stop.set()
+            begin.set()
             pool.shutdown(wait=True, cancel_futures=True)
         stored, failures = self._outcomes(futures)
         if self._count > 1:
@@ -207,7 +210,8 @@ class TransferRun:
             raise _error_of(failures, self._count)
         return stored
 
-    def _store(self, transfer: OutputTransfer) -> Stored:
+    def _store(self, transfer: OutputTransfer, begin: threading.Event) -> Stored:
+        begin.wait()
         try:
             if self._options.stop.is_set():
                 raise errors.SeedanceMediaError(f"The task was stopped. {RETRY_IS_FREE}")

@@ -170,6 +170,25 @@ def test_airflow_timeout_leaves_no_part_of_a_file(host: MediaServer, tmp_path: P
     assert all(path.read_bytes() == DATA for path in tmp_path.iterdir())
 
 
+def test_airflow_timeout_while_a_thread_is_started(
+    host: MediaServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def start_too_late(thread: threading.Thread) -> None:
+        start(thread)
+        if "seedance-transfer" in thread.name:
+            threads.append(thread)  # which its pool does not know yet
+            raise AirflowTaskTimeout("the time is over")
+
+    monkeypatch.setattr(threading.Thread, "start", start_too_late)
+    with pytest.raises(AirflowTaskTimeout):
+        run(single(host.put("/v.mp4", DATA)), f"{tmp_path}/out.mp4", overwrite=True)
+    threads[0].join()
+    assert (names_in(tmp_path), host.requests) == ([], [])
+
+
 def test_killing_before_and_after(host: MediaServer, tmp_path: Path) -> None:
     task = operator(single(host.put("/v.mp4", DATA)), f"{tmp_path}/out.mp4")
     task.on_kill()
