@@ -33,8 +33,8 @@ $(VENV)/installed: pyproject.toml
 demo: $(VENV)/installed  ## Render a video through a real Airflow; ARGS=--keep leaves it running
 	$(BIN)/python -m airflow_provider_seedance demo $(if $(KEEP),--keep) $(ARGS)
 
-test:  ## Run the tests (12 to 20 minutes on two cores); variants of them on real processes are left to test-versions
-	@echo "The tests take 12 to 20 minutes on two cores, most of it with real Airflow processes."
+test:  ## Run the tests (11 to 20 minutes on two cores); variants of them on real processes are left to test-versions
+	@echo "The tests take 11 to 20 minutes on two cores, most of it with real Airflow processes."
 	@start=$$(date +%s); $(MAKE) --no-print-directory unit && $(MAKE) --no-print-directory integration \
 		&& echo "make test has taken $$(( ($$(date +%s) - start + 59) / 60 )) minutes."
 
@@ -42,13 +42,11 @@ test:  ## Run the tests (12 to 20 minutes on two cores); variants of them on rea
 # The processes of the tests share compiled modules, also where a shell keeps Python from writing them.
 unit integration: export PYTHONDONTWRITEBYTECODE :=
 
-# Tests wait for databases and sockets, those with an Airflow for half of their time, so more run in parallel than there
-# are cores.
+# Tests wait, those with an Airflow for half of their time, so more run in parallel than there are cores.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, max(3, os.cpu_count() or 3)))')
 
 unit: $(VENV)/installed  ## Run the tests within one process
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m 'not integration' $(ARGS)
-
 
 integration: $(VENV)/installed  ## Run the tests with processes, most of them of Airflow; ARGS='-m integration' adds every variant
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup -m 'integration and not variant' --durations=10 tests/integration $(ARGS)

@@ -183,7 +183,7 @@ class TransferRun:
     def run(self, max_parallel: int) -> list[Stored]:
         """Store every output and return them in order; see :func:`run`."""
         futures: list[Future[Stored]] = []
-        # A timeout may come while the pool starts a thread, which it does not know and so does not wait for.
+        # None begins before all are started: the pool does not wait for a thread whose start a timeout has interrupted.
         stop, begin = self._options.stop, threading.Event()
         # Not a `with` block: it would wait for downloads that the stop below is to end.
         pool = ThreadPoolExecutor(max_parallel, thread_name_prefix="seedance-transfer")

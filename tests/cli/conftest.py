@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 
 import pytest
 
@@ -18,14 +17,12 @@ def _no_service_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _level_of_the_log() -> Iterator[None]:
-    log = logging.getLogger("airflow_provider_seedance")
-    level = log.level
-    yield
-    log.setLevel(level)
+def _levels_of_logs(caplog: pytest.LogCaptureFixture) -> None:
+    """
+    Hide what Airflow logs once in a process, on the standard error of whichever command is the first.
 
-
-@pytest.fixture(autouse=True)
-def _without_warnings_of_airflow(caplog: pytest.LogCaptureFixture) -> None:
-    """Airflow warns once in a process of short secrets and an empty key, on the standard error of any command."""
+    And restore the level of our log after the test, because a command sets it.
+    """
     caplog.set_level(logging.ERROR, logger="airflow")
+    ours = logging.getLogger("airflow_provider_seedance")
+    caplog.set_level(ours.level, logger=ours.name)
