@@ -42,11 +42,12 @@ test:  ## Run the tests (11 to 20 minutes on two cores); variants of them on rea
 # The processes of the tests share compiled modules, also where a shell keeps Python from writing them.
 unit integration: export PYTHONDONTWRITEBYTECODE :=
 
-# Tests wait, those with an Airflow for half of their time, so more run in parallel than there are cores.
+# Tests wait, those with an Airflow for half of their time, so at least three run in parallel.
+UNIT_WORKERS ?= $(shell $(PYTHON) -c 'import os; print(max(3, os.cpu_count() or 3))')
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, max(3, os.cpu_count() or 3)))')
 
 unit: $(VENV)/installed  ## Run the tests within one process
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m 'not integration' $(ARGS)
+	$(BIN)/python -m pytest -q -n $(UNIT_WORKERS) --dist worksteal -m 'not integration' $(ARGS)
 
 integration: $(VENV)/installed  ## Run the tests with processes, most of them of Airflow; ARGS='-m integration' adds every variant
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup -m 'integration and not variant' --durations=10 tests/integration $(ARGS)

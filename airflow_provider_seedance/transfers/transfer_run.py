@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
+from queue import SimpleQueue
 from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
@@ -184,20 +185,21 @@ class TransferRun:
         """Store every output and return them in order; see :func:`run`."""
         futures: list[Future[Stored]] = []
         # None begins before all are started: the pool does not wait for a thread whose start a timeout has interrupted.
-        stop, begin = self._options.stop, threading.Event()
+        # Not an event: a timeout within its `set` leaves it locked.
+        stop, begin = self._options.stop, SimpleQueue[None]()
         # Not a `with` block: it would wait for downloads that the stop below is to end.
         pool = ThreadPoolExecutor(max_parallel, thread_name_prefix="seedance-transfer")
         try:
             if self._options.overwrite == "no" and not self._options.is_retry:
                 self._refuse_existing(pool)
             futures = [pool.submit(self._store, transfer, begin) for transfer in self._transfers]
-            begin.set()
+            begin.put(None)
             while wait(futures, timeout=PROGRESS_INTERVAL_SECONDS).not_done:
                 self._log_progress(futures)
             stopped = stop.is_set()
         finally:
             stop.set()
-            begin.set()
+            begin.put(None)
             pool.shutdown(wait=True, cancel_futures=True)
         stored, failures = self._outcomes(futures)
         if self._count > 1:
@@ -210,8 +212,8 @@ class TransferRun:
             raise _error_of(failures, self._count)
         return stored
 
-    def _store(self, transfer: OutputTransfer, begin: threading.Event) -> Stored:
-        begin.wait()
+    def _store(self, transfer: OutputTransfer, begin: SimpleQueue[None]) -> Stored:
+        begin.put(begin.get())
         try:
             if self._options.stop.is_set():
                 raise errors.SeedanceMediaError(f"The task was stopped. {RETRY_IS_FREE}")
