@@ -48,15 +48,13 @@ with DAG("called", schedule=None):
             Video.partial(task_id="end_" + name, end_from_trigger=True, **called).expand(prompt=[name + " 2"])
         Video(task_id="polled_" + name, poll_interval=3, prompt=name + " polled", **conn)
 
-for name in ("one", "abandoned"):
+for name, conn_id in (("one", "called_ark"), ("abandoned", "called_ark"), ("signed", "called_signed")):
     with DAG(name, schedule=None):
+        # Polls would be among the requests that callbacks cause, also those of a trigger that is about to be dropped.
         Video(
-            task_id="render", prompt=name, seedance_conn_id="called_ark", use_callback=True,
-            on_clear="new", timeout=1800,
+            task_id="render", prompt=name, seedance_conn_id=conn_id, use_callback=True, on_clear="new",
+            timeout=7200, poll_interval=3600,
         )
-
-with DAG("signed", schedule=None):
-    Video(task_id="render", prompt="signed", seedance_conn_id="called_signed", use_callback=True)
 
 with DAG("lost", schedule=None):
     Video(task_id="render", prompt="lost", seedance_conn_id="called_v1", use_callback=True)
