@@ -110,10 +110,10 @@ audit: $(VENV)/audit  ## Check the installed packages for known vulnerabilities
 	$(BIN)/python tools/audit.py
 
 coverage: $(VENV)/installed  ## Measure the branch coverage of the unit tests; fails below 95 %
-	$(BIN)/python -m pytest -q -n auto --dist worksteal -m 'not integration' --cov --cov-report=term-missing $(ARGS)
+	$(BIN)/python -m pytest -q -n $(UNIT_WORKERS) --dist worksteal -m 'not integration' --cov --cov-report=term-missing $(ARGS)
 
 coverage-emulator: $(VENV)/installed  ## Measure the branch coverage of the emulator
-	$(BIN)/python -m pytest -q -n auto --dist worksteal tests/emulator tests/test_testing.py --cov-config=/dev/null \
+	$(BIN)/python -m pytest -q -n $(UNIT_WORKERS) --dist worksteal tests/emulator tests/test_testing.py --cov-config=/dev/null \
 		--cov=airflow_provider_seedance.emulator --cov-branch --cov-report=term-missing $(ARGS)
 
 $(VENV)/mutation: $(VENV)/installed

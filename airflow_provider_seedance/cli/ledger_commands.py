@@ -44,7 +44,7 @@ _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 
 #: Columns of the table of `list`; JSON has all.
 _LISTED = (
-    *("state", "status", "generation_id", "dag_id", "run_id", "task_id", "map_index"),
+    *("state", "status", "generation_id", "dag_id", "run_id", "task_id", "map_index", "loop_index"),
     *("key", "model", "credits", "cost_usd", "created_at"),
 )
 
