@@ -81,6 +81,14 @@ def prepare(name: str, request: GenerationRequest, **options: Any) -> Prepared:
     return prepare_request(SimpleNamespace(api=api, **fields), request)
 
 
+def refused(name: str, request: GenerationRequest, *words: str) -> None:
+    """Check that a request is refused before it is sent, in a message that has these words."""
+    with pytest.raises(errors.SeedanceRequestError) as caught:
+        prepare(name, request)
+    message = caught.value.message
+    assert [word for word in (*words, "othing was sent") if word not in message] == [], message
+
+
 def call_for(name: str, request: GenerationRequest, **options: Any) -> HttpCall:
     """Prepare a request and return the call that submits it."""
     return get_api(name).submit_call(prepare(name, request).request, **options)
@@ -133,6 +141,13 @@ def read(api: Api, body: Any, generation_id: str | None = None, media: Any = "vi
         generation_id = (api.find_id(body) if isinstance(body, dict) else None) or "g1"
     result, _ = drive(api.status_flow(generation_id, media, NOW), [reply(200, body)])
     return result
+
+
+def failed_read(name: str, *answers: HttpReply | TransportFailure) -> errors.SeedanceError:
+    """Read answers to status requests from which no state can be read; return the error."""
+    with pytest.raises(errors.SeedanceError) as caught:
+        drive(get_api(name).status_flow("g1", "video", NOW), answers)
+    return caught.value
 
 
 def drive(flow: Any, answers: Iterable[HttpReply | TransportFailure]) -> tuple[Any, list[HttpCall | Pause]]:

@@ -1,31 +1,45 @@
-"""Requests to BytePlus ModelArk and Volcengine Ark, against part 3 of the collected facts."""
+"""Requests to BytePlus ModelArk and Volcengine Ark, and their replies, against part 3 of the collected facts."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from helpers import body_of, call_for, image, prepare, video
+from helpers import (
+    NOW,
+    accepted,
+    body_of,
+    call_for,
+    calls,
+    declined,
+    drive,
+    fixture,
+    image,
+    prepare,
+    read,
+    reply,
+    submit,
+    video,
+)
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis.ark_rules import model_family
+from airflow_provider_seedance.apis.messages import HttpReply, NotAccepted, Refused, Uncertain
 from airflow_provider_seedance.apis.registry import get_api
+from airflow_provider_seedance.generations import Generation
+from airflow_provider_seedance.generations import GenerationStatus as Status
 from airflow_provider_seedance.urls import MediaInput
 
 NAME = "ark"
 API = get_api(NAME)
-CHINA = "https://ark.cn-beijing.volces.com/api/v3"
 
 A, B, C = (f"https://example.com/{name}.png" for name in "abc")
+TEXT = {"type": "text", "text": "A lamp"}
 
 
-def content(*images: Any, prompt: str = "A lamp", **more: Any) -> list[dict[str, Any]]:
-    items: list[dict[str, Any]] = body_of(NAME, video(prompt, images=list(images), **more))["content"]
-    return items
-
-
-def picture(url: str, role: str) -> dict[str, Any]:
-    return {"type": "image_url", "image_url": {"url": url}, "role": role}
+def refusal(status: int, code: str, message: str = "why") -> HttpReply:
+    return reply(status, {"error": {"code": code, "message": message, "param": "", "type": "t"}})
 
 
 # ---------------------------------------------------------------------- video requests
@@ -34,10 +48,7 @@ def picture(url: str, role: str) -> dict[str, Any]:
 def test_the_smallest_video() -> None:
     call = call_for(NAME, video())
     assert (call.method, call.path) == ("POST", "/contents/generations/tasks")
-    assert call.json == {
-        "model": "dreamina-seedance-2-0-260128",
-        "content": [{"type": "text", "text": "A lamp"}],
-    }
+    assert call.json == {"model": "dreamina-seedance-2-0-260128", "content": [TEXT]}
 
 
 def test_every_field_goes_to_its_documented_name_and_type() -> None:
@@ -57,7 +68,7 @@ def test_every_field_goes_to_its_documented_name_and_type() -> None:
     )
     assert body_of(NAME, request, callback_url="https://example.com/cb", correlation="corr") == {
         "model": "ep-20260101-abcde",
-        "content": [{"type": "text", "text": "A lamp"}],
+        "content": [TEXT],
         "resolution": "1080p",
         "ratio": "adaptive",
         "duration": 5,
@@ -75,153 +86,45 @@ def test_every_field_goes_to_its_documented_name_and_type() -> None:
     }
 
 
+def part(url: str, role: str) -> dict[str, Any]:
+    """Return an input as the service documents it."""
+    kind = {"reference_video": "video_url", "reference_audio": "audio_url"}.get(role, "image_url")
+    return {"type": kind, kind: {"url": url}, "role": role}
+
+
 def test_inputs_become_content_items_with_roles() -> None:
-    text = {"type": "text", "text": "A lamp"}
-    assert content(A) == [text, picture(A, "first_frame")]
-    assert content(A, B) == [text, picture(A, "first_frame"), picture(B, "last_frame")]
-    assert content(A, B, C) == [text, *[picture(url, "reference_image") for url in (A, B, C)]]
-    assert content({"url": A, "role": "last_frame"}, B) == [
-        text,
-        picture(A, "last_frame"),
-        picture(B, "first_frame"),
-    ]
-    assert content({"url": A, "role": "reference_image"}) == [text, picture(A, "reference_image")]
-    assert content(A, {"url": "https://example.com/v.mp4", "role": "reference_video"}) == [
-        text,
-        picture(A, "reference_image"),
-        {"type": "video_url", "video_url": {"url": "https://example.com/v.mp4"}, "role": "reference_video"},
-    ]
-    assert content(A, {"url": "asset://sound-1", "role": "reference_audio"}) == [
-        text,
-        picture(A, "reference_image"),
-        {"type": "audio_url", "audio_url": {"url": "asset://sound-1"}, "role": "reference_audio"},
-    ]
-    assert content({"draft_task": "cgt-1"}, prompt="") == [
-        {"type": "draft_task", "draft_task": {"id": "cgt-1"}}
-    ]
-
-
-def test_pictures_may_be_data_and_assets() -> None:
-    for url in ("data:image/png;base64,iVBORw0KGgo=", "asset://picture-1"):
-        assert content(url)[1] == picture(url, "first_frame")
-
-
-def test_the_prompt_may_be_left_out_beside_inputs_only() -> None:
-    assert content(A, prompt="") == [picture(A, "first_frame")]
-    with pytest.raises(errors.SeedanceRequestError, match="prompt is empty"):
-        prepare(NAME, video(""))
-
-
-def test_inputs_that_do_not_go_together_are_refused() -> None:
-    for inputs, problem in [
-        ([{"url": A, "role": "first_frame"}, {"url": B, "role": "reference_image"}], "cannot be mixed"),
-        ([{"url": A, "role": "last_frame"}, {"url": B, "role": "reference_audio"}], "cannot be mixed"),
-        ([{"url": A, "role": "first_frame"}, B, C], "cannot be mixed"),
-        ([{"url": A, "role": "first_frame"}] * 2, "can be given once"),
-        ([{"url": A, "role": "last_frame"}], "needs a first_frame"),
-        ([{"url": A, "role": "cover"}], "has the role 'cover'"),
-        ([{"url": "data:video/mp4;base64,AAAA", "role": "reference_video"}], "must be an https or asset"),
-        (["http://example.com/a.png"], "is not an https URL"),
-        (["https://192.168.1.1/a.png"], "is not on a public host"),
-        ([5], "image 1 is 5"),
-        ([f"https://example.com/{n}.png" for n in range(10)], "10 images were given"),
+    data, picture, sound, film = (
+        "data:image/png;base64,iVBORw0KGgo=",
+        "asset://picture-1",
+        "asset://sound-1",
+        "https://example.com/v.mp4",
+    )
+    for images, parts in [
+        ([A], [part(A, "first_frame")]),
+        ([data], [part(data, "first_frame")]),
+        ([picture], [part(picture, "first_frame")]),
+        ([A, B], [part(A, "first_frame"), part(B, "last_frame")]),
+        ([A, B, C], [part(url, "reference_image") for url in (A, B, C)]),
+        ([{"url": A, "role": "last_frame"}, B], [part(A, "last_frame"), part(B, "first_frame")]),
+        ([{"url": A, "role": "reference_image"}], [part(A, "reference_image")]),
+        *[
+            ([A, {"url": url, "role": role}], [part(A, "reference_image"), part(url, role)])
+            for url, role in [(film, "reference_video"), (sound, "reference_audio")]
+        ],
     ]:
-        with pytest.raises(errors.SeedanceRequestError, match=problem):
-            prepare(NAME, video(images=inputs))
+        assert body_of(NAME, video(images=images))["content"] == [TEXT, *parts]
+    # The prompt may be left out beside inputs.
+    assert body_of(NAME, video("", images=A))["content"] == [part(A, "first_frame")]
+    draft = {"type": "draft_task", "draft_task": {"id": "cgt-1"}}
+    assert body_of(NAME, video("", images=[{"draft_task": "cgt-1"}]))["content"] == [draft]
+    assert video(images=A).images == (MediaInput(url=A),)
 
 
-def test_the_limit_of_reference_images_does_not_count_other_references() -> None:
-    pictures = [{"url": f"https://example.com/{n}.png", "role": "reference_image"} for n in range(9)]
-    movie = {"url": "https://example.com/v.mp4", "role": "reference_video"}
-    assert len(content(*pictures, movie)) == 11
-    many = [{"url": f"https://example.com/{n}.png"} for n in range(30)]
-    assert len(content(*many, model="dreamina-seedance-2-5-260628")) == 31
-    with pytest.raises(errors.SeedanceRequestError, match="31 images"):
-        content(*many, C, model="dreamina-seedance-2-5-260628")
-
-
-V25, V20, FAST, MINI, V15, V10, V10_FAST = (
-    "dreamina-seedance-2-5-260628",
-    "dreamina-seedance-2-0-260128",
-    "dreamina-seedance-2-0-fast-260128",
-    "dreamina-seedance-2-0-mini-260615",
-    "seedance-1-5-pro-251215",
-    "seedance-1-0-pro-250528",
-    "seedance-1-0-pro-fast-251015",
-)
-ALL_MODELS = (V25, V20, FAST, MINI, V10, V10_FAST, "ep-20260101-abcde")
-
-
-def test_documented_values_pass_by_model() -> None:
-    for name, values, models in [
-        ("resolution", ("480p", "720p"), ALL_MODELS),
-        ("resolution", ("1080p",), (V25, V20, V10, V10_FAST, "ep-1")),
-        ("resolution", ("4k",), (V20, "ep-1")),
-        ("aspect_ratio", ("16:9", "4:3", "1:1", "3:4", "9:16", "21:9", "adaptive"), ALL_MODELS),
-        ("duration", (4, 30, -1), (V25,)),
-        ("duration", (4, 15, -1), (V20, FAST, MINI)),
-        ("duration", (2, 12), (V10, V10_FAST)),
-        ("seed", (-1, 0, 2147483647), ALL_MODELS),
-        ("generate_audio", (True, False), (V25, V20, FAST, MINI)),
-        ("watermark", (True, False), ALL_MODELS),
-        ("return_last_frame", (True, False), ALL_MODELS),
-        ("draft", (True, False), (V25, "ep-1")),
-        ("service_tier", ("default",), ALL_MODELS),
-        ("service_tier", ("flex",), (V10, V10_FAST, "ep-1")),
-        ("fixed_lens", (True, False), (V10, V10_FAST)),
-    ]:
-        for model in models:
-            for value in values:
-                images = A if value == "adaptive" else None
-                assert prepare(NAME, video(model=model, images=images, **{name: value})).warnings == ()
-
-
-def test_other_values_are_refused_by_model() -> None:
-    for name, value, model in [
-        *[("resolution", "4k", model) for model in (V25, V10)],
-        *[("resolution", "1080p", model) for model in (FAST, MINI)],
-        ("resolution", "2160p", V20),
-        *[("duration", seconds, V25) for seconds in (31, 3)],
-        *[("duration", seconds, V20) for seconds in (16, 0)],
-        *[("duration", seconds, V10) for seconds in (13, 1, -1)],
-        *[("duration", seconds, V15) for seconds in (3, 13)],
-        *[("seed", value, V20) for value in (-2, 2**31)],
-        *[("service_tier", "flex", model) for model in (V20, V25)],
-        *[("draft", True, model) for model in (V20, V10)],
-        ("aspect_ratio", "9:21", V20),
-        ("generate_audio", True, V10),
-        *[("fixed_lens", True, model) for model in (V20, V25)],
-        ("fps", 24, V20),
-    ]:
-        with pytest.raises(errors.SeedanceRequestError, match=f"{name}="):
-            prepare(NAME, video(model=model, **{name: value}))
-
-
-def test_the_host_tells_the_region_and_with_it_the_model_names() -> None:
-    assert prepare(NAME, video(), base_url=CHINA).request.model == "doubao-seedance-2-0-260128"
-    assert prepare(NAME, image(), base_url=CHINA).request.model == "doubao-seedream-4-5-251128"
-    assert prepare(NAME, image()).request.model == "seedream-4-5-251128"
-    foreign = prepare(NAME, video(model="doubao-seedance-2-0-260128"))
-    assert "is not documented" in foreign.warnings[0]
-    assert prepare(NAME, video(seed=2**32 - 1), base_url=CHINA).request.seed == 2**32 - 1
-    assert prepare(NAME, video(model="doubao-seedance-2-0-260128"), base_url=CHINA).warnings == ()
-
-
-def test_model_families() -> None:
-    for model, family in [
-        (V25, "2.5"),
-        (FAST, "2.0-fast"),
-        (MINI, "2.0-mini"),
-        ("doubao-seedance-2-0-fast-260128", "2.0-fast"),
-        ("doubao-seedance-2.0", "2.0"),
-        (V15, "1.5-pro"),
-        (V10_FAST, "1.0-pro-fast"),
-        ("seedance-1-0-lite-t2v-250428", "1.0-lite-t2v"),
-        ("dola-seedream-5-0-flash-260915", "5.0-flash"),
-        ("ep-20260101-abcde", None),
-        (None, None),
-    ]:
-        assert model_family(model) == family
+def test_a_safety_identifier_of_the_user_stays_and_rules_out_the_look_up() -> None:
+    request = video(extra_params={"safety_identifier": "user-5"})
+    assert not API.correlates(request)
+    assert body_of(NAME, request, correlation="corr")["safety_identifier"] == "user-5"
+    assert API.correlates(video())
 
 
 # ---------------------------------------------------------------------- image requests
@@ -267,102 +170,274 @@ def test_images_carry_neither_callback_nor_correlation() -> None:
     assert not API.correlates(image())
 
 
-def test_documented_sizes() -> None:
-    for model, sizes in [
-        ("seedream-4-5-251128", ["2k", "4K", "2560x1440", "auto", "adaptive"]),
-        ("seedream-4-0-250828", ["1K", "2K", "4K", "1280x720"]),
-        ("dola-seedream-5-0-pro-260628", ["1k", "1.5K", "2K", "auto"]),
-        ("dola-seedream-5-0-flash-260915", ["1.5k"]),
-        ("ep-1", ["1K", "1.5K", "2k", "3K", "4k", "2048x2048", "1280x720", "auto", "adaptive"]),
+# ---------------------------------------------------------------------- replies
+
+
+def test_a_created_task() -> None:
+    generation = accepted(NAME, reply(200, fixture("ark_created")), video(duration=5, resolution="720p"))
+    assert generation.generation_id == "cgt-20260207103000-abcde"
+    assert generation.status is Status.QUEUED
+    assert (generation.model, generation.duration) == ("dreamina-seedance-2-0-260128", 5)
+
+
+def test_every_status_of_a_task() -> None:
+    for word in ["queued", "running", "succeeded", "failed", "cancelled", "expired"]:
+        generation = read(API, fixture(f"ark_task_{word}"), "cgt-20260207103000-abcde")
+        assert generation.status.value == word
+        assert generation.documented
+        assert bool(generation.urls) == (word == "succeeded")
+        assert (generation.completed_at is not None) == (word not in ("queued", "running"))
+        # Only what is queued by the service's own word may be cancelled.
+        assert API.may_cancel(generation) == (word == "queued")
+    assert not API.may_cancel(API.read_generation({"id": "g"}, "g", media="video", now=NOW))
+
+
+def test_a_finished_task() -> None:
+    task = fixture("ark_task_succeeded")
+    result = read(API, task, task["id"]).result()
+    assert result["urls"] == [task["content"]["video_url"], task["content"]["last_frame_url"]]
+    assert result["url"] == task["content"]["video_url"]
+    assert (result["model"], result["duration"], result["resolution"]) == (task["model"], 5, "720p")
+    assert result["created_at"] == "2026-02-07T10:30:00+00:00"
+    assert result["completed_at"] == "2026-02-07T10:35:00+00:00"
+    assert result["expires_at"] == "2026-02-08T10:35:00+00:00"
+    assert result["last_frame_url"] == task["content"]["last_frame_url"]
+    assert result["usage"] == {"output_tokens": 108900}
+    assert (result["seed"], result["aspect_ratio"], result["fps"]) == (42, "16:9", 24)
+    assert Generation.from_result(result).result() == result
+
+
+def test_a_failed_task_is_a_generation_not_a_failed_call() -> None:
+    generation = read(API, fixture("ark_task_failed"))
+    assert generation.status is Status.FAILED
+    assert generation.error_code == "OutputVideoSensitiveContentDetected"
+    assert "sensitive information" in generation.error_message
+
+
+def test_a_finished_task_without_content_has_lost_its_output() -> None:
+    generation = read(API, {**fixture("ark_task_succeeded"), "content": None})
+    assert generation.status is Status.SUCCEEDED
+    assert generation.output_gone(NOW)
+
+
+def test_times_at_the_end_of_the_calendar_do_no_harm() -> None:
+    generation = read(API, {**fixture("ark_task_succeeded"), "updated_at": "9999-12-31T23:59:59Z"})
+    assert generation.expires_at is None
+
+
+def test_images_are_answered_at_once_and_get_an_id_of_their_own() -> None:
+    body = fixture("ark_image_success")
+    generation = accepted(NAME, reply(200, body), image())
+    assert generation.generation_id.startswith("local-")
+    assert generation.status is Status.SUCCEEDED
+    assert generation.urls == (body["data"][0]["url"],)
+    assert generation.resolution == "2048x2048"
+    assert generation.created_at == datetime(2026, 2, 7, 10, 30, tzinfo=UTC)
+    assert generation.expires_at == generation.created_at + timedelta(hours=24)
+    again = accepted(NAME, reply(200, body), image())
+    assert again.generation_id == generation.generation_id
+    other = accepted(NAME, reply(200, {**body, "created": 1770460201}), image())
+    assert other.generation_id != generation.generation_id
+
+
+def test_both_names_of_the_time_are_read() -> None:
+    for times in [
+        {"created": 1770460200},
+        {"created_at": 1770460200},
+        {"created_at": None, "created": 1770460200},
     ]:
-        for size in sizes:
-            check_size(model, size)
+        body = {"data": [{"url": "https://a.example/1"}], **times}
+        generation = API.read_generation(body, "g", media="image", now=NOW)
+        assert generation.created_at == datetime(2026, 2, 7, 10, 30, tzinfo=UTC)
 
 
-def check_size(model: str, size: str) -> None:
-    sent = body_of(NAME, image(model=model, resolution=size))["size"]
-    assert sent == (size.upper() if size[-1] in "kK" else size)
+def test_one_image_of_a_group_can_fail_alone() -> None:
+    generation = accepted(NAME, reply(200, fixture("ark_image_partial")), image(num_images=2))
+    assert generation.status is Status.SUCCEEDED
+    assert generation.urls == ("https://ark-content.example.com/image/1.jpeg",)
+    assert generation.error_message is not None
+    assert generation.error_message.startswith("image 2 of 2 failed: ")
+    assert generation.error_message in generation.summary()
+    assert generation.result()["error_message"] == generation.error_message
+    assert Generation.from_result(generation.result()).error_message == generation.error_message
+    assert generation.usage is not None
+    assert generation.usage["generated_images"] == 1
+    # Failed images are not billed.
+    prepared = prepare(NAME, image(num_images=2))
+    assert prepared.price.cost_usd == 0.08
+    reread = API.read_generation(fixture("ark_image_partial"), "local-1", media="image", now=NOW)
+    assert reread.with_defaults(prepared.result_defaults.as_dict()).cost_usd == 0.04
 
 
-def test_other_images_are_refused() -> None:
-    for arguments, problem in [
-        ({"resolution": "5K"}, "resolution='5K'"),
-        ({"resolution": "1080p"}, "2K, 4K, auto, a size"),
-        ({"resolution": "1K"}, "resolution='1K'"),
-        ({"resolution": "1024x1024"}, "at least 3,686,400 pixels"),
-        ({"seed": 7}, "seed=7 is not an argument"),
-        ({"output_format": "webp"}, "png or jpeg"),
-        ({"model": "dola-seedream-5-0-pro-260628", "num_images": 2}, "num_images=2"),
-        (
-            {
-                "model": "dola-seedream-5-0-flash-260915",
-                "images": [f"https://example.com/{n}.png" for n in range(11)],
-            },
-            "11 images were given",
-        ),
-        ({"num_images": 16}, "num_images=16"),
-        ({"num_images": 0}, "num_images=0"),
-        ({"images": [f"https://example.com/{n}.png" for n in range(15)]}, "15 images were given"),
-        ({"images": [A] * 10, "num_images": 6}, "more than 15"),
-        ({"quality": "high"}, "quality='high' is not an argument"),
-        ({"style": "cyberpunk"}, "style='cyberpunk' is not an argument"),
-        ({"images": [{"url": A, "role": "first_frame"}]}, "role 'first_frame'"),
-        ({"prompt": "", "images": [A]}, "prompt is empty"),
+def test_a_group_of_which_no_image_came_out_is_refused() -> None:
+    body = fixture("ark_image_partial")
+    body["data"] = body["data"][1:] * 2
+    error = declined(Refused, NAME, reply(200, body), image(num_images=2))
+    assert type(error) is errors.SeedanceModerationError
+    body["data"] = [{"error": {"code": "Odd", "message": "why"}}]
+    assert "why" in declined(Refused, NAME, reply(200, body), image()).message
+    # No images and no error are no refusal.
+    declined(Uncertain, NAME, reply(200, {**body, "data": []}), image())
+
+
+def test_images_without_a_url_come_as_data() -> None:
+    for data, more, kind in [
+        ("/9j/4AAQ", {}, "jpeg"),
+        ("/9j/4AAQ", {"output_format": "png"}, "png"),
+        ("iVBORw0KGgoAAAA", {}, "png"),
     ]:
-        with pytest.raises(errors.SeedanceRequestError, match=problem):
-            prepare(NAME, image(**arguments))
+        body = {"model": "m", "created": 1, "data": [{"b64_json": data, "size": "1x1", **more}]}
+        assert accepted(NAME, reply(200, body), image()).urls == (f"data:image/{kind};base64,{data}",)
 
 
-# ---------------------------------------------------------------------- correlation
+# ---------------------------------------------------------------------- errors
 
 
-def test_a_safety_identifier_of_the_user_stays_and_rules_out_the_look_up() -> None:
-    request = video(extra_params={"safety_identifier": "user-5"})
-    assert not API.correlates(request)
-    assert body_of(NAME, request, correlation="corr")["safety_identifier"] == "user-5"
-    assert API.correlates(video())
-
-
-def test_inputs_are_media_inputs() -> None:
-    assert video(images=A).images == (MediaInput(url=A),)
-
-
-# ---------------------------------------------------------------------- prices
-
-WIDE = {"aspect_ratio": "16:9", "duration": 5}
-FILM = MediaInput(url="https://a.example/v.mp4", role="reference_video")
-MINI = "dreamina-seedance-2-0-mini-260615"
-
-
-def test_published_prices() -> None:
-    for request_, usd in [
-        (video(**WIDE), 0.7623),  # 108,900 tokens
-        (video(**WIDE, model="dreamina-seedance-2-0-fast-260128"), 0.60984),
-        (video(**WIDE, model=MINI), 0.38115),
-        (video(**WIDE, model="dreamina-seedance-2-5-260628"), 1.16523),
-        (video(duration=5), None),  # the model chooses the ratio
-        (video(**WIDE, model="doubao-seedance-2-0-260128"), None),
-        (video(**WIDE, model="seedance-1-0-pro-250528", service_tier="flex"), None),
-        (video(**WIDE, images=[FILM]), None),
-        (video(**WIDE, extra_params={"resolution": "1080p"}), None),
-        (image(), 0.04),
-        (image(num_images=3, model="seedream-5-0-lite-260128"), 0.105),
+def test_every_documented_error_code() -> None:
+    for status, code, fate, cls in [
+        (400, "InvalidParameter", Refused, errors.SeedanceRequestError),
+        (400, "InvalidParameter.TaskTypeConstraint", Refused, errors.SeedanceRequestError),
+        (400, "InvalidParameter.TaskTypeMismatch", Refused, errors.SeedanceRequestError),
+        (400, "MissingParameter", Refused, errors.SeedanceRequestError),
+        (401, "AuthenticationError", Refused, errors.SeedanceAuthenticationError),
+        (403, "AccessDenied", Refused, errors.SeedanceForbiddenError),
+        (403, "AccountOverdueError", Refused, errors.SeedanceInsufficientCreditsError),
+        (403, "OperationDenied.ServiceOverdue", Refused, errors.SeedanceInsufficientCreditsError),
+        (403, "OperationDenied.Other", Refused, errors.SeedanceForbiddenError),
+        (400, "InputTextRiskDetection", Refused, errors.SeedanceModerationError),
+        (404, "UnsupportedModel", Refused, errors.SeedanceRequestError),
+        (404, "InvalidEndpointOrModel.NotFound", Refused, errors.SeedanceRequestError),
+        (404, "ModelNotOpen", Refused, errors.SeedanceForbiddenError),
+        (400, "ModelNotOpen", Refused, errors.SeedanceForbiddenError),
+        (429, "QuotaExceeded", NotAccepted, errors.SeedanceRateLimitError),
+        (429, "SetLimitExceeded", Refused, errors.SeedanceForbiddenError),
+        (429, "RateLimitExceeded.EndpointRPMExceeded", NotAccepted, errors.SeedanceRateLimitError),
+        (429, "ModelAccountRpmRateLimitExceeded", NotAccepted, errors.SeedanceRateLimitError),
+        (429, "ServerOverloaded", NotAccepted, errors.SeedanceRateLimitError),
+        (429, "RequestBurstTooFast", NotAccepted, errors.SeedanceRateLimitError),
+        (500, "InternalServiceError", Uncertain, errors.SeedanceServerError),
+        (503, "ServerOverloaded", NotAccepted, errors.SeedanceServerError),
         *[
-            (image(model="dola-seedream-5-0-pro-260628", resolution=size), usd)
-            for size, usd in (("1K", 0.045), ("2k", 0.09), ("1.5K", None), ("2048x2048", None), (None, None))
+            (400, f"{way}{kind}SensitiveContentDetected{more}", Refused, errors.SeedanceModerationError)
+            for way in ("Input", "Output")
+            for kind in ("Text", "Image", "Video", "Audio")
+            for more in ("", ".PolicyViolation", ".PrivacyInformation")
         ],
-        (video(**WIDE, model=MINI, extra_params={"model": "dreamina-seedance-2-5-260628"}), None),
-        (image(extra_params={"sequential_image_generation_options": {"max_images": 9}}), None),
-        (image(extra_params={"sequential_image_generation": "auto"}), None),
     ]:
-        assert prepare("ark", request_).price.cost_usd == usd
+        error = declined(fate, NAME, refusal(status, code))
+        assert (type(error), error.vendor_code, error.http_status) == (cls, code, status)
 
 
-def test_the_tokens_that_ark_counted_have_the_published_price() -> None:
-    for arguments, usd in [
-        ({"resolution": "1080p"}, 7.7),
-        ({"resolution": "4k"}, 4.0),
-        ({}, 7.0),
-        ({"images": [FILM]}, None),
+def test_the_message_tells_which_exceeded_quota_returns() -> None:
+    for message in (
+        "Your account [1] has exhausted its free trial quota for the [m] model.",
+        "当前账号 1 对 m 模型的免费试用额度已消耗完毕",
+    ):
+        error = declined(Refused, NAME, refusal(429, "QuotaExceeded", message))
+        assert type(error) is errors.SeedanceForbiddenError
+        assert "activate the model" in error.message
+    for message in (
+        "The number of queued tasks has reached the limit.",
+        "The plan is used up until 2026-11-28 10:00.",
+    ):
+        error = declined(NotAccepted, NAME, refusal(429, "QuotaExceeded", message))
+        assert type(error) is errors.SeedanceRateLimitError
+
+
+def test_the_end_of_a_quota_is_read_from_the_message() -> None:
+    # As public recordings of the service have it.
+    plan = (
+        "You have exceeded the {} usage quota. It will reset at {} +0800 CST. We recommend upgrading your plan for more "
+        "quota, or waiting for the reset. Request id: 021"
+    )
+    reset_at = (NOW + timedelta(hours=80)).astimezone(timezone(timedelta(hours=8)))
+    for message, wait in [
+        *[(plan.format(window, f"{reset_at:%Y-%m-%d %H:%M:%S}"), 80 * 3600) for window in ("5-hour", "weekly", "monthly")],
+        (plan.format("weekly", f"{reset_at:%Y-%m-%d %H:%M}"), 80 * 3600 - reset_at.second),
+        (plan.format("weekly", "2020-01-01 00:00:00"), 0),
+        (plan.format("weekly", "2026-02-31 00:00:00"), None),
+        ("The plan is used up until 2026-02-07T11:40:00Z.", 3600),
+        ("The plan is used up until 2026-02-07 19:40:00+08:00.", 3600),
+    ]:  # fmt: skip
+        for code in ("AccountQuotaExceeded", "QuotaExceeded"):
+            error = declined(NotAccepted, NAME, refusal(429, code, message))
+            assert (type(error), error.retry_after) == (errors.SeedanceRateLimitError, wait), message
+
+
+def test_a_404_about_the_model_does_not_say_that_a_generation_is_unknown() -> None:
+    for code, cls in [
+        ("UnsupportedModel", errors.SeedanceRequestError),
+        ("ResourceNotFound", errors.SeedanceNotFoundError),
     ]:
-        assert prepare("ark", video(**arguments)).result_defaults.usd_per_million_tokens == usd
+        assert type(API.error_for(refusal(404, code), API.status_call("cgt-1"), now=NOW)) is cls
+
+
+def test_a_paused_model_says_who_has_to_resume_it() -> None:
+    error = declined(Refused, NAME, refusal(429, "SetLimitExceeded", "paused"))
+    assert "Safe Experience Mode" in error.message
+    assert error.retry_after is None
+
+
+def test_the_error_samples() -> None:
+    error = declined(Refused, NAME, reply(400, fixture("ark_error_400")))
+    assert "`duration`" in error.message
+    assert isinstance(submit(NAME, reply(503, fixture("ark_error_503"))), NotAccepted)
+
+
+# ---------------------------------------------------------------------- other calls
+
+
+def test_calls() -> None:
+    assert API.status_call("cgt-1").path == "/contents/generations/tasks/cgt-1"
+    cancel = API.cancel_call("cgt/1")
+    assert (cancel.method, cancel.path) == ("DELETE", "/contents/generations/tasks/cgt%2F1")
+    probe = API.probe_call()
+    assert (probe.method, probe.path) == ("GET", "/contents/generations/tasks")
+    assert probe.query == (("page_num", "1"), ("page_size", "1"))
+    several = (("page_num", "1"), ("page_size", "2"), ("filter.task_ids", "a"), ("filter.task_ids", "b"))
+    assert API.list_of_call(["a", "b"]).query == several
+
+
+def many(items: Any, *ids: str) -> Mapping[str, Generation]:
+    found: Mapping[str, Generation]
+    found, _ = drive(API.status_many_flow(ids, NOW), [reply(200, {"total": len(ids), "items": items})])
+    return found
+
+
+def test_each_in_a_list_is_read_as_if_it_were_alone() -> None:
+    content = {"content": {"video_url": "https://x/v.mp4"}, "updated_at": 1700000000}
+    items = [
+        {"id": "a", "status": "running"},
+        {"id": "b", "status": "succeeded", **content},
+        {"id": "c", "status": "failed", "error": {"code": "X", "message": "no"}},
+    ]
+    found = many(items, "a", "b", "c")
+    statuses = {name: one.status.value for name, one in found.items()}
+    assert statuses == {"a": "running", "b": "succeeded", "c": "failed"}
+    assert found["b"].urls == ("https://x/v.mp4",)
+    assert (found["c"].error_code, found["c"].error_message) == ("X", "no")
+
+
+def test_generations_missing_from_a_list_are_absent() -> None:
+    for items in [
+        None,
+        "x",
+        [],
+        [None, 5, "a", []],
+        [{"id": "of-another-user", "status": "succeeded", "content": {"video_url": "https://x/v.mp4"}}],
+        [{"id": "a"}, {"id": "a", "status": None}, {"id": "a", "status": ""}, {"status": "running"}],
+    ]:
+        assert many(items, "a") == {}
+
+
+def test_a_list_of_both_tiers_has_each_generation_once() -> None:
+    items = [{"id": name, "status": "queued", "created_at": number} for number, name in enumerate("ab")]
+    everything = reply(200, {"total": 2, "items": items})
+    found, steps = drive(API.list_flow(10, NOW), [everything] * 2)
+    assert [generation.generation_id for generation in found] == ["b", "a"]
+    assert [dict(call.query).get("filter.service_tier") for call in calls(steps)] == [None, "flex"]
+
+
+def test_a_list_that_fails_is_an_error() -> None:
+    with pytest.raises(errors.SeedanceRateLimitError):
+        drive(API.status_many_flow(["a"], NOW), [reply(429)])
