@@ -7,19 +7,33 @@ from base64 import urlsafe_b64encode
 from datetime import timedelta
 from typing import Any
 
-import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from helpers import NOW, accepted, body_of, call_for, calls, declined, drive, image, prepare, reply, video
+from helpers import (
+    NOW,
+    accepted,
+    body_of,
+    call_for,
+    calls,
+    declined,
+    drive,
+    failed_read,
+    image,
+    prepare,
+    refused,
+    reply,
+    video,
+)
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.fal import API
-from airflow_provider_seedance.apis.messages import HttpCall, Refused
+from airflow_provider_seedance.apis.messages import Refused
 from airflow_provider_seedance.generations import Generation, GenerationStatus
 
 TEXT = "bytedance/seedance-2.0/text-to-video"
 FRAMES = "bytedance/seedance-2.0/image-to-video"
+PRO_15 = "fal-ai/bytedance/seedance/v1.5/pro/text-to-video"
 ID = "bytedance:seedance-2.0:r1"
-PICTURE = "https://a.example/1.png"
+PICTURE, OTHER, FILM = "https://a.example/1.png", "https://a.example/2.png", "https://a.example/v.mp4"
 COMPLETED = {"status": "COMPLETED", "request_id": "r1", "logs": None, "metrics": {"inference_time": 8.5}}
 
 
@@ -45,13 +59,13 @@ def test_a_video_is_submitted_to_its_endpoint() -> None:
 def test_the_inputs_decide_about_the_endpoint() -> None:
     for images, endpoint, fields in [
         (PICTURE, FRAMES, {"image_url": PICTURE}),
-        ([PICTURE, "https://a.example/2.png"], FRAMES, {"image_url": PICTURE, "end_image_url": "https://a.example/2.png"}),
+        ([PICTURE, OTHER], FRAMES, {"image_url": PICTURE, "end_image_url": OTHER}),
         (
-            [{"url": PICTURE, "role": "reference_image"}, {"url": "https://a.example/v.mp4", "role": "reference_video"}],
+            [{"url": PICTURE, "role": "reference_image"}, {"url": FILM, "role": "reference_video"}],
             "bytedance/seedance-2.0/reference-to-video",
-            {"image_urls": [PICTURE], "video_urls": ["https://a.example/v.mp4"]},
+            {"image_urls": [PICTURE], "video_urls": [FILM]},
         ),
-    ]:  # fmt: skip
+    ]:
         call = call_for("fal", video(images=images))
         assert (call.path, call.json) == (f"/{endpoint}", {"prompt": "A lamp", **fields})
 
@@ -81,8 +95,7 @@ def test_what_no_endpoint_takes_is_refused() -> None:
         (image(resolution="8K"), "auto_2K"),
         (image(num_images=7), "from 1 to 6"),
     ]:
-        with pytest.raises(errors.SeedanceRequestError, match=problem):
-            prepare("fal", request_)
+        refused("fal", request_, problem)
 
 
 def test_the_callback_url_is_in_the_query_and_the_correlation_value_in_the_body() -> None:
@@ -90,11 +103,7 @@ def test_the_callback_url_is_in_the_query_and_the_correlation_value_in_the_body(
     assert call.query == (("fal_webhook", "https://a.example/cb?x=1"),)
     assert call.json == {"prompt": "A lamp", "end_user_id": "airflow-1"}
     assert API.correlates(prepare("fal", video()).request)
-    for other in (
-        video(model="fal-ai/bytedance/seedance/v1.5/pro/text-to-video"),
-        video(extra_params={"end_user_id": "u"}),
-        image(),
-    ):
+    for other in (video(model=PRO_15), video(extra_params={"end_user_id": "u"}), image()):
         assert not API.correlates(prepare("fal", other).request)
 
 
@@ -121,7 +130,10 @@ def test_a_completed_request_has_its_result_at_an_address_of_its_own() -> None:
 
 def test_a_request_in_progress_is_answered_with_202() -> None:
     for word, status in [("IN_QUEUE", GenerationStatus.QUEUED), ("IN_PROGRESS", GenerationStatus.RUNNING)]:
-        assert read((202, {"status": word, "queue_position": 0})).status is status
+        generation = read((202, {"status": word, "queue_position": 0}))
+        assert generation.status is status
+        assert API.may_cancel(generation) is (word == "IN_QUEUE")
+    assert (API.cancel_call(ID).method, API.cancel_call(ID).kind) == ("PUT", "cancel")
 
 
 def test_a_result_that_is_an_error_is_the_failure_of_the_generation() -> None:
@@ -143,32 +155,25 @@ def test_a_result_that_cannot_be_read_proves_nothing() -> None:
         (429, errors.SeedanceRateLimitError),
         (502, errors.SeedanceServerError),
     ]:
-        with pytest.raises(cls):
-            read((200, COMPLETED), (status, b"<html>"))
+        assert type(failed_read("fal", reply(200, COMPLETED), reply(status, b"<html>"))) is cls
 
 
 def test_a_locked_account_has_no_credits() -> None:
-    body = {"detail": "User is locked. Reason: Exhausted balance. Top up your balance."}
-    error = declined(Refused, "fal", reply(403, body))
-    assert type(error) is errors.SeedanceInsufficientCreditsError
-    assert type(declined(Refused, "fal", reply(403, {"detail": "no"}))) is errors.SeedanceForbiddenError
-
-
-def test_cancelling() -> None:
-    assert (API.cancel_call(ID).method, API.cancel_call(ID).kind) == ("PUT", "cancel")
-    assert API.may_cancel(read((202, {"status": "IN_QUEUE"})))
-    assert not API.may_cancel(read((202, {"status": "IN_PROGRESS"})))
-
-
-def item(number: int, user: str) -> dict[str, Any]:
-    return {"request_id": f"r{number}", "endpoint_id": TEXT, "json_input": {"end_user_id": user}}
+    locked = "User is locked. Reason: Exhausted balance. Top up your balance."
+    for detail, cls in [
+        (locked, errors.SeedanceInsufficientCreditsError),
+        ("no", errors.SeedanceForbiddenError),
+    ]:
+        assert type(declined(Refused, "fal", reply(403, {"detail": detail}))) is cls
 
 
 def test_a_lost_submission_is_found_by_its_value_alone() -> None:
-    pages = [
-        reply(200, {"items": [item(0, "airflow-10"), {"request_id": "r9"}], "has_more": True, "next_cursor": "Mg=="}),
-        reply(200, {"items": [item(1, "airflow-1")], "has_more": False}),
-    ]  # fmt: skip
+    other, own = (
+        {"request_id": f"r{number}", "endpoint_id": TEXT, "json_input": {"end_user_id": user}}
+        for number, user in enumerate(("airflow-10", "airflow-1"))
+    )
+    first_page = {"items": [other, {"request_id": "r9"}], "has_more": True, "next_cursor": "Mg=="}
+    pages = [reply(200, first_page), reply(200, {"items": [own], "has_more": False})]
     found, steps = drive(API.look_up_flow("airflow-1", NOW, NOW), pages)
     assert found == ID
     first, second = calls(steps)
@@ -185,8 +190,8 @@ def test_published_prices() -> None:
     for request_, usd in [
         (video(duration=10), 3.034),
         (video(duration=10, resolution="480p"), 1.406),
-        (video(model="fal-ai/bytedance/seedance/v1.5/pro/text-to-video"), 0.2592),
-        (video(model="fal-ai/bytedance/seedance/v1.5/pro/text-to-video", generate_audio=False), 0.1296),
+        (video(model=PRO_15), 0.2592),
+        (video(model=PRO_15, generate_audio=False), 0.1296),
         (image(num_images=3), 0.12),
         # Its length is the model's choice.
         (video(), None),
@@ -196,20 +201,16 @@ def test_published_prices() -> None:
         assert prepare("fal", request_).price.cost_usd == usd
 
 
-def signed(body: bytes, *, at: float, key: Ed25519PrivateKey) -> dict[str, str]:
-    message = "\n".join(("r1", "u1", str(int(at)), hashlib.sha256(body).hexdigest()))
-    values = {"request-id": "r1", "user-id": "u1", "timestamp": str(int(at))}
-    values["signature"] = key.sign(message.encode()).hex()
-    return {f"x-fal-webhook-{name}": value for name, value in values.items()}
-
-
 def test_the_signature_of_a_callback() -> None:
     key, other = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
     public = [
         urlsafe_b64encode(each.public_key().public_bytes_raw()).decode().rstrip("=") for each in (other, key)
     ]
     keys = {"keys": [{"kty": "OKP", "x": "rubbish"}, 5, *({"kty": "OKP", "x": x} for x in public)]}
-    headers = signed(b"{}", at=1000, key=key)
+    values = {"request-id": "r1", "user-id": "u1", "timestamp": "1000"}
+    message = "\n".join((*values.values(), hashlib.sha256(b"{}").hexdigest()))
+    values["signature"] = key.sign(message.encode()).hex()
+    headers = {f"x-fal-webhook-{name}": value for name, value in values.items()}
     assert API.is_signed(keys, headers, b"{}", 1299)
     assert not API.is_signed(keys, headers, b"{} ", 1000)
     assert not API.is_signed(keys, headers, b"{}", 1301)
@@ -218,8 +219,3 @@ def test_the_signature_of_a_callback() -> None:
     assert not API.is_signed(keys, {}, b"{}", 1000)
     for none in ({}, {"keys": []}, {"keys": keys["keys"][2:3]}):
         assert not API.is_signed(none, headers, b"{}", 1000)
-
-
-def test_the_kind_of_a_call() -> None:
-    assert HttpCall(method="POST", path="/x", json={}).kind == "submit"
-    assert HttpCall(method="POST", path="/x").kind == HttpCall(method="DELETE", path="/x").kind == "cancel"

@@ -6,8 +6,7 @@ import hashlib
 import hmac
 from typing import Any
 
-import pytest
-from helpers import accepted, body_of, connection, declined, image, prepare, read, reply, video
+from helpers import accepted, body_of, connection, declined, image, prepare, read, refused, reply, video
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.messages import Refused
@@ -18,7 +17,8 @@ from airflow_provider_seedance.generations import GenerationStatus
 from airflow_provider_seedance.settings import read_settings
 
 ID = "gen-vid-1770460200-abcdefghij0123456789"
-PICTURE = "https://a.example/1.png"
+PICTURE, SOUND = "https://a.example/1.png", "https://a.example/a.mp3"
+PRO_15 = "bytedance/seedance-1-5-pro"
 CONTENT = f"https://openrouter.ai/api/v1/videos/{ID}/content?index=0"
 SIGNED = "https://storage.example/v.mp4?sig=1"
 JOB: dict[str, Any] = {"id": ID, "polling_url": f"/api/v1/videos/{ID}", "status": "completed"}
@@ -33,17 +33,15 @@ def test_a_body() -> None:
         (PICTURE, {"frame_images": [part(PICTURE, frame_type="first_frame")]}),
         ([PICTURE] * 3, {"input_references": [part(PICTURE)] * 3}),
         (
-            [{"url": PICTURE, "role": "last_frame"}, {"url": "https://a.example/a.mp3", "role": "reference_audio"}],
+            [{"url": PICTURE, "role": "last_frame"}, {"url": SOUND, "role": "reference_audio"}],
             {
                 "frame_images": [part(PICTURE, frame_type="last_frame")],
-                "input_references": [part("https://a.example/a.mp3", "audio_url")],
+                "input_references": [part(SOUND, "audio_url")],
             },
         ),
-    ]:  # fmt: skip
-        sent = body_of(
-            "openrouter", video(images=images, resolution="4k", seed=3), callback_url="https://a.example/cb"
-        )
-        assert sent == {
+    ]:
+        request = video(images=images, resolution="4k", seed=3)
+        assert body_of("openrouter", request, callback_url="https://a.example/cb") == {
             "model": "bytedance/seedance-2.0",
             "prompt": "A lamp",
             "resolution": "4K",
@@ -57,14 +55,13 @@ def test_what_it_does_not_take_is_refused() -> None:
     for request_, problem in [
         (video(duration=16), "from 4 to 15"),
         (video(model="bytedance/seedance-2.0-fast", resolution="1080p"), "480p or 720p"),
-        (video(model="bytedance/seedance-1-5-pro", resolution="4k"), "480p, 720p or 1080p"),
+        (video(model=PRO_15, resolution="4k"), "480p, 720p or 1080p"),
         (video(model="bytedance/seedance-2.5", aspect_ratio="9:21"), "21:9"),
         (video(fixed_lens=True), "fixed_lens"),
         (video(images=[{"url": PICTURE, "role": "first_frame"}] * 2), "given once"),
         (image(), "makes videos only"),
     ]:
-        with pytest.raises(errors.SeedanceRequestError, match=problem):
-            prepare("openrouter", request_)
+        refused("openrouter", request_, problem)
 
 
 def test_a_job() -> None:
@@ -80,15 +77,12 @@ def test_a_job() -> None:
 
 
 def test_errors_have_the_http_status_as_their_code() -> None:
-    error = {"code": 402, "message": "Insufficient credits"}
-    assert type(declined(Refused, "openrouter", reply(402, {"error": error}))) is (
-        errors.SeedanceInsufficientCreditsError
-    )
-    flagged = {"code": 403, "message": "flagged", "metadata": {"reasons": ["violence"]}}
-    assert (
-        type(declined(Refused, "openrouter", reply(403, {"error": flagged})))
-        is errors.SeedanceModerationError
-    )
+    for status, more, cls in [
+        (402, {}, errors.SeedanceInsufficientCreditsError),
+        (403, {"metadata": {"reasons": ["violence"]}}, errors.SeedanceModerationError),
+    ]:
+        error = {"code": status, "message": "m", **more}
+        assert type(declined(Refused, "openrouter", reply(status, {"error": error}))) is cls
 
 
 def test_the_key_goes_to_the_service_alone() -> None:
@@ -118,47 +112,34 @@ def test_a_callback() -> None:
 
 
 def test_the_price_of_a_request() -> None:
-    for arguments, usd in [
+    film = {"url": PICTURE, "role": "reference_video"}
+    for changes, usd in [
         ({"model": "bytedance/seedance-2.5", "resolution": "480p", "duration": 4}, 0.415481),
-        ({"resolution": "720p", "duration": 5}, 0.7623),
-        ({"resolution": "1080p", "duration": 5}, 1.886692),
-        ({"model": "bytedance/seedance-1-5-pro", "resolution": "720p", "duration": 5}, 0.26136),
-        (
-            {
-                "model": "bytedance/seedance-1-5-pro",
-                "resolution": "720p",
-                "duration": 5,
-                "generate_audio": False,
-            },
-            0.13068,
-        ),
-        ({"resolution": "720p"}, None),
-        ({"duration": 5}, None),
-        (
-            {"resolution": "720p", "duration": 5, "images": [{"url": PICTURE, "role": "reference_video"}]},
-            None,
-        ),
-        ({"resolution": "720p", "duration": 5, "extra_params": {"duration": 9}}, None),
+        ({}, 0.7623),
+        ({"resolution": "1080p"}, 1.886692),
+        ({"model": PRO_15}, 0.26136),
+        ({"model": PRO_15, "generate_audio": False}, 0.13068),
+        ({"duration": None}, None),
+        ({"resolution": None}, None),
+        ({"images": [film]}, None),
+        ({"extra_params": {"duration": 9}}, None),
+        # A field of the service that costs nothing keeps the price.
+        ({"extra_params": {"user": "team"}}, 0.7623),
     ]:
-        assert prepare("openrouter", video(aspect_ratio="16:9", **arguments)).price.cost_usd == usd
+        arguments = {"aspect_ratio": "16:9", "resolution": "720p", "duration": 5, **changes}
+        assert prepare("openrouter", video(**arguments)).price.cost_usd == usd
 
 
 def test_a_field_of_the_service_that_changes_the_price_leaves_it_open() -> None:
+    arguments = {"aspect_ratio": "16:9", "resolution": "720p", "duration": 5, "generate_audio": False}
     for extra in [
         {"model": "bytedance/seedance-2.5"},
         {"size": "1920x1080"},
         {"aspect_ratio": "1:1"},
         {"generate_audio": True},
-        {"input_references": [{"type": "video_url", "video_url": {"url": PICTURE}}]},
+        {"input_references": [part(PICTURE, "video_url")]},
         {"provider": {"options": {"seed": {"parameters": {"duration": 12}}}}},
     ]:
-        arguments = {"model": "bytedance/seedance-1-5-pro", "resolution": "720p", "duration": 5}
-        request = video(aspect_ratio="16:9", generate_audio=False, extra_params=extra, **arguments)
-        prepared = prepare("openrouter", request)
+        prepared = prepare("openrouter", video(model=PRO_15, extra_params=extra, **arguments))
         assert prepared.price.cost_usd is None
         assert prepared.result_defaults.usd_per_million_tokens is None
-
-
-def test_a_field_of_the_service_that_costs_nothing_keeps_the_price() -> None:
-    request = video(aspect_ratio="16:9", resolution="720p", duration=5, extra_params={"user": "team"})
-    assert prepare("openrouter", request).price.cost_usd == 0.7623

@@ -109,5 +109,7 @@ def test_a_secret_at_the_edge_of_what_is_looked_at_does_not_show() -> None:
                 assert "sk-" not in shown
 
 
-def test_a_call_does_not_show_its_body() -> None:
+def test_a_call_is_of_one_kind_and_does_not_show_its_body() -> None:
+    assert HttpCall(method="POST", path="/x", json={}).kind == "submit"
+    assert HttpCall(method="POST", path="/x").kind == HttpCall(method="DELETE", path="/x").kind == "cancel"
     assert "secret" not in repr(HttpCall(method="POST", path="/x", json={"prompt": "secret"}))
