@@ -62,20 +62,6 @@ def test_local_ids_depend_on_the_content_alone() -> None:
     assert len(first) == 30
 
 
-def test_why_a_generation_failed() -> None:
-    for sources, found in [
-        ([{}], (None, None)),
-        ([{}, {"message": "success"}], (None, None)),
-        ([{"error_message": "a", "message": "b"}], ("a", None)),
-        ([{"error": {"code": "C", "message": "a"}, "error_message": "b"}], ("a", "C")),
-        ([{"error": {"code": 5}}], (None, "5")),
-        ([{"error": "a", "error_code": "C"}], ("a", "C")),
-        ([{"detail": "a"}, {"message": "b"}], ("a", None)),
-        ([{}, {"message": "b"}], ("b", None)),
-    ]:
-        assert parsing.failure_message(*sources) == found
-
-
 def test_a_body_other_than_json_reads_as_none() -> None:
     for body in [b"", b"{", b"\xff", b"[" * 100_000, b"1" * 5000]:
         assert HttpReply(200, body=body).json is None

@@ -58,7 +58,7 @@ def test_every_field_of_a_video_goes_to_its_documented_name() -> None:
         duration="30",
         resolution="4k",
         fps="60",
-        images="https://example.com/a.png",
+        images=["https://example.com/a.png"],
         extra_params={"beta": [1]},
     )
     assert body_of(NAME, request, callback_url="https://example.com/cb") == {

@@ -62,6 +62,7 @@ def test_other_values_are_refused() -> None:
         ("duration", 8, "5, 10 or 15 (seconds)"),
         ("aspect_ratio", "1:1", "16:9, 9:16, 4:3 or 3:4"),
         ("aspect_ratio", "21:9", "16:9, 9:16, 4:3 or 3:4"),
+        ("aspect_ratio", "9:21", "16:9, 9:16, 4:3 or 3:4"),
         ("images", [f"https://a.example/{n}" for n in range(5)], "at most 4 images as https URLs"),
         ("images", [{"url": "https://a.example/1", "role": "first_frame"}], "role 'first_frame'"),
         ("prompt", "😀" * 2001, "at most 2000 characters"),
@@ -116,4 +117,9 @@ def test_arguments_on_which_the_guide_is_silent_pass_with_a_warning() -> None:
     assert warning.startswith("fixed_lens: True is sent")
     (warning,) = prepare(NAME, video(aspect_ratio="16:9", images="https://example.com/a.png")).warnings
     assert "text-to-video only" in warning
+    # Row 18 of the contradictions: they are sent.
+    prepared = prepare(NAME, video(resolution="720p", generate_audio=True, extra_params={"fixed_lens": True}))
+    assert len(prepared.warnings) == 2
+    sent = {"resolution": "720p", "generate_audio": True, "fixed_lens": True}
+    assert body_of(NAME, prepared.request) == {"prompt": "A lamp", "model": "seedance-2.0", **sent}
     assert prepare(NAME, video(aspect_ratio="16:9")).warnings == ()
