@@ -100,16 +100,7 @@ class TestEveryService:
                 assert isinstance(submit(name, reply(status, body)), Uncertain), (status, body)
 
     def test_an_unreadable_or_idless_2xx_is_uncertain_and_shows_the_body(self, name: str) -> None:
-        bodies = (
-            b"",
-            b"<html>OK</html>",
-            b'{"id": "cut',
-            b"null",
-            b"[]",
-            b'"accepted"',
-            b"{}",
-            b'{"ok": true}',
-        )
+        bodies = (b"", b"<html>", b'{"id": "cut', b"null", b"[]", b'"accepted"', b"{}", b'{"ok": true}')
         for body in (*bodies, b"\xff\xfe"):
             for status in (200, 201, 202, 204):
                 error = declined(Uncertain, name, reply(status, body))

@@ -18,6 +18,7 @@ from airflow_provider_seedance.apis.messages import (
     Refused,
     Uncertain,
 )
+from airflow_provider_seedance.apis.rate_limits import read_rate_limit
 from airflow_provider_seedance.apis.registry import get_api
 from airflow_provider_seedance.exceptions import SeedanceError
 from airflow_provider_seedance.generations import Generation, GenerationStatus, read_time
@@ -112,6 +113,14 @@ def test_a_status_read_ends_in_a_generation_or_in_one_of_our_errors(
     targets.status_reply(
         bytes([which, 0]) + targets.SEPARATOR.join(status + body for status, body in answers)
     )
+
+
+@given(headers=HEADERS)
+def test_any_headers_read_as_a_quota(headers: dict[str, str]) -> None:
+    limit = read_rate_limit(headers, NOW)
+    for number in (limit.limit, limit.remaining, limit.retry_after):
+        assert number is None or number >= 0
+    assert limit.reset_at is None or limit.reset_at.tzinfo is not None
 
 
 TIMES = st.none() | st.datetimes(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.emulator.models import MediaSpec
-from emulator.vendor import ARK_TASKS, Vendor
+from emulator.vendor import ARK_TASKS, Vendors
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -40,16 +38,14 @@ def test_videos_have_the_requested_format(
     path: str,
     body: dict[str, Any],
     expected: tuple[int, int, int, float, bool],
-    start: Callable[..., SeedanceEmulator],
-    vendor: Callable[..., Vendor],
+    serve: Vendors,
     encoded: list[MediaSpec],
 ) -> None:
-    emulator = start(media=True)
-    client = vendor(emulator, api)
-    client.post(path, body).raise_for_status()
-    status = client.status(emulator.generations[0].id)
+    client = serve(api, media=True)
+    generation_id = client.id_of(client.post(path, body))
+    status = client.status(generation_id)
     if api == "seedance2api":
-        status = client.get(f"/results/{emulator.generations[0].id}")
+        status = client.get(f"/results/{generation_id}")
     url = next(url for url in strings(status.json()) if "/_media/" in url)
     assert client.http.get(url).raise_for_status().content == b"encoded"
     [spec] = encoded
@@ -58,10 +54,8 @@ def test_videos_have_the_requested_format(
     assert spec.seconds == pytest.approx(seconds, abs=0.1)
 
 
-def test_images_are_pngs_of_the_size(
-    start: Callable[..., SeedanceEmulator], vendor: Callable[..., Vendor]
-) -> None:
-    client = vendor(start(media=True), "seedance2api")
+def test_images_are_pngs_of_the_size(serve: Vendors) -> None:
+    client = serve("seedance2api", media=True)
     body = {"prompt": KITE, "model": "seedream-4.5", "resolution": "1024x1024"}
     [image] = client.post("/seedream/generate", body).json()["data"]["images"]
     data = client.http.get(image["url"]).content

@@ -3,40 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 from airflow_provider_seedance.apis.fal import API
-from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from emulator.vendor import Vendor
-
-Vendors = Callable[..., Vendor]
+from emulator.vendor import Vendors
 
 
-def test_callbacks_are_signed_with_the_published_key(emulator: SeedanceEmulator, vendor: Vendors) -> None:
-    client = vendor(emulator, "fal")
-    generation = emulator.generation(client.submit_id())
-    service = emulator._parts.services["fal"]
+def test_callbacks_are_signed_with_the_published_key(vendor: Vendors) -> None:
+    client = vendor("fal")
+    generation = client.emulator.generation(client.submit_id())
+    service = client.emulator._parts.services["fal"]
     body = json.dumps(service.callback_body(generation)).encode()
     headers = service.callback_headers(generation, body)
     lower = {name.lower(): value for name, value in headers.items()}
-    keys = client.http.get(f"{client.base}/.well-known/jwks.json").json()
+    keys = client.get("/.well-known/jwks.json").json()
     now = float(headers["X-Fal-Webhook-Timestamp"])
     assert API.is_signed(keys, lower, body, now)
     assert not API.is_signed(keys, lower, body + b" ", now)
 
 
-def test_the_list_has_what_has_ended(emulator: SeedanceEmulator, vendor: Vendors) -> None:
-    client = vendor(emulator, "fal")
+def test_the_list_has_what_has_ended(vendor: Vendors) -> None:
+    client, path = vendor("fal"), "/v1/models/requests/by-endpoint"
     ids = [client.submit_id(f"kite {number}") for number in range(3)]
     query = {"endpoint_id": "bytedance/seedance-2.0/text-to-video", "limit": 2, "expand": "payloads"}
-    first = client.get("/v1/models/requests/by-endpoint", params=query).json()
+    first = client.get(path, params=query).json()
     assert [item["json_input"]["prompt"] for item in first["items"]] == ["kite 2", "kite 1"]
-    last = client.get(
-        "/v1/models/requests/by-endpoint", params={**query, "cursor": first["next_cursor"]}
-    ).json()
+    last = client.get(path, params={**query, "cursor": first["next_cursor"]}).json()
     assert (last["has_more"], ids[0].endswith(last["items"][0]["request_id"])) == (False, True)
-    emulator.hold()
+    client.emulator.hold()
     client.submit_id("kite 3")
-    assert client.get("/v1/models/requests/by-endpoint", params=query).json() == first
-    assert client.get("/v1/models/requests/by-endpoint").status_code == 400
-    assert client.get("/v1/models/requests/by-endpoint", params={"x": 1}).status_code == 400
+    assert client.get(path, params=query).json() == first
+    assert client.get(path).status_code == 400
+    assert client.get(path, params={"x": 1}).status_code == 400

@@ -16,15 +16,11 @@ def reserve(faults: Faults, on: str = "submit", prompt: str | None = "kite", **a
     return faults.reserve(on, at.get("api", "ark"), prompt, at.get("generation_id"))[1]
 
 
-def test_a_fault_affects_its_number_of_requests() -> None:
+def test_a_fault_affects_its_number_of_requests_or_all_until_it_is_removed() -> None:
     faults = Faults()
     fault = add(faults, "cut", times=2)
     assert [reserve(faults), reserve(faults), reserve(faults)] == [fault, fault, None]
     assert not fault.active
-
-
-def test_times_none_affects_requests_until_removed() -> None:
-    faults = Faults()
     fault = add(faults, "cut", times=None)
     assert all(reserve(faults) is fault for _ in range(5))
     fault.remove()
@@ -53,11 +49,6 @@ def test_a_fault_is_for_its_requests_only() -> None:
     assert reserve(faults, "status", generation_id="a") is fault
 
 
-def test_media_faults_are_for_media_by_default() -> None:
-    assert add(Faults(), "no_range").spec.point == "media"
-    assert add(Faults(), "cut").spec.point == "submit"
-
-
 def test_a_delay_combines_with_another_fault() -> None:
     faults = Faults()
     delay, cut = add(faults, "delay"), add(faults, "cut")
@@ -75,11 +66,9 @@ def test_failing_prompts_are_not_network_faults() -> None:
 def test_used_counts_affected_requests() -> None:
     fault = add(Faults(), "cut")
     fault.reserve("submit", "ark", None, None)
-    assert fault.used == 0
-    assert not fault.wait(timeout=0)
+    assert (fault.used, fault.wait(timeout=0)) == (0, False)
     fault.record_use()
-    assert fault.used == 1
-    assert fault.wait(timeout=0)
+    assert (fault.used, fault.wait(timeout=0)) == (1, True)
 
 
 def test_hold_ends_by_release_or_when_the_client_is_gone() -> None:
@@ -95,8 +84,11 @@ def test_unknown_kinds_points_and_options_are_refused() -> None:
             add(Faults(), kind, **arguments)  # type: ignore[arg-type]
 
 
-def test_every_kind_can_be_added() -> None:
+def test_every_kind_can_be_added_and_is_for_submissions_or_media_by_default() -> None:
     faults = Faults()
     for kind in FAULT_OPTIONS:
         add(faults, kind)
     assert [fault.kind for fault in faults.all()] == list(FAULT_OPTIONS)
+    of_media = [fault.kind for fault in faults.all() if fault.spec.point == "media"]
+    assert of_media == ["no_range", "short_length"]
+    assert {fault.spec.point for fault in faults.all()} == {"submit", "media"}

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from airflow_provider_seedance.apis.registry import get_api
-from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import VideoRequest
-from emulator.vendor import Vendor
+from emulator.vendor import Vendor, Vendors
 
 #: Resolution that each price of the list is for.
 RESOLUTIONS = {"video_tokens": "720p", "video_tokens_1080p": "1080p", "video_tokens_4k": "4k"}
 
 
 @pytest.fixture
-def openrouter(emulator: SeedanceEmulator, vendor: Callable[..., Vendor]) -> Vendor:
-    return vendor(emulator, "openrouter")
+def openrouter(vendor: Vendors) -> Vendor:
+    return vendor("openrouter")
 
 
 def test_the_published_table_has_the_prices_of_the_list(openrouter: Vendor) -> None:

@@ -1,34 +1,30 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
-from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from emulator.vendor import Vendor
+from emulator.vendor import Time, Vendor, Vendors
 
 MODEL = "bytedance/seedance-1.5-pro"
 
 
 @pytest.fixture
-def client(emulator: SeedanceEmulator, vendor: Callable[..., Vendor]) -> Vendor:
-    return vendor(emulator, "runbase")
+def api() -> str:
+    return "runbase"
 
 
-def test_from_submit_to_result(start: Callable[..., SeedanceEmulator], vendor: Callable[..., Vendor]) -> None:
-    now = 1000.0
-    client = vendor(start(clock=lambda: now, render_seconds=100, speed=1), "runbase")
+def test_from_submit_to_result(serve: Vendors, time: Time) -> None:
+    client = serve("runbase", clock=time, render_seconds=100, speed=1)
     created = client.submit().json()
     assert (created["status"], created["output"], created["error"]) == ("pending", None, None)
-    now += 50
+    time.now += 50
     assert client.status(created["id"]).json()["status"] == "running"
-    now += 50
+    time.now += 50
     run = client.status(created["id"]).json()
     assert run["status"] == "succeeded"
     assert client.http.get(run["output"]["urls"][0]).status_code == 200
 
 
-def test_the_input_is_strict(client: Vendor, emulator: SeedanceEmulator) -> None:
+def test_requests_are_strict(client: Vendor) -> None:
     for change in [
         {"prompt": " "}, {"duration": 4}, {"duration": "5"}, {"aspect_ratio": "9:21"}, {"resolution": "4k"},
         {"generate_audio": "yes"}, {"image_urls": "https://x.example/a.png"}, {"seed": 1},
@@ -37,7 +33,9 @@ def test_the_input_is_strict(client: Vendor, emulator: SeedanceEmulator) -> None
         reply = client.post("/runs", {"model": MODEL, "input": {"prompt": "kite", **change}})
         assert reply.status_code == 400
         assert f"input.{next(iter(change))}" in reply.json()["error"]
-        assert emulator.ledger.submissions == []
+    for body in [{"model": MODEL}, {"model": MODEL, "input": "kite"}, {"input": {}}]:
+        assert client.post("/runs", body).status_code == 400
+    assert client.emulator.ledger.submissions == []
 
 
 def test_it_runs_the_models_that_public_clients_run(client: Vendor) -> None:
@@ -47,21 +45,13 @@ def test_it_runs_the_models_that_public_clients_run(client: Vendor) -> None:
     assert client.post("/runs", {"model": "m", "input": {"prompt": "kite"}}).status_code == 400
 
 
-def test_the_body_is_strict(client: Vendor) -> None:
-    for body in [{"model": MODEL}, {"model": MODEL, "input": "kite"}, {"input": {}}]:
-        assert client.post("/runs", body).status_code == 400
-
-
-def test_a_failed_run(client: Vendor, emulator: SeedanceEmulator) -> None:
-    emulator.fault("fail", message="too windy")
+def test_a_failed_run(client: Vendor) -> None:
+    client.emulator.fault("fail", message="too windy")
     run = client.status(client.submit_id()).json()
     assert (run["status"], run["error"], run["output"]) == ("failed", "too windy", None)
 
 
-def test_other_shapes(start: Callable[..., SeedanceEmulator], vendor: Callable[..., Vendor]) -> None:
-    flat = vendor(start(shape="flat"), "runbase")
-    run = flat.status(flat.submit().json()["run_id"]).json()
-    assert run["output"]["url"]
-    nested = vendor(start(shape="nested"), "runbase")
-    run = nested.status(nested.submit().json()["data"]["id"]).json()
-    assert run["data"]["output"]["urls"]
+def test_other_shapes(serve: Vendors) -> None:
+    flat, nested = serve("runbase", shape="flat"), serve("runbase", shape="nested")
+    assert flat.status(flat.submit().json()["run_id"]).json()["output"]["url"]
+    assert nested.status(nested.submit().json()["data"]["id"]).json()["data"]["output"]["urls"]

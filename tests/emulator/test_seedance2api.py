@@ -1,22 +1,21 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from emulator.vendor import Vendor
+from emulator.vendor import Time, Vendor, Vendors
 
 VIDEO = {"prompt": "a red kite", "model": "seedance-1.5-pro", "duration": 15}
 IMAGE = {"prompt": "a red kite", "model": "seedream-4.5"}
 
 
 @pytest.fixture
-def client(emulator: SeedanceEmulator, vendor: Callable[..., Vendor]) -> Vendor:
-    return vendor(emulator, "seedance2api")
+def api() -> str:
+    return "seedance2api"
 
 
-def test_video_from_submit_to_result(emulator: SeedanceEmulator, client: Vendor) -> None:
+def test_video_from_submit_to_result(client: Vendor) -> None:
     reply = client.post("/seedance/generate", {**VIDEO, "resolution": "1080p", "fps": 24})
     data = reply.json()["data"]
     assert reply.json()["status"] == "accepted"
@@ -32,30 +31,25 @@ def test_video_from_submit_to_result(emulator: SeedanceEmulator, client: Vendor)
     assert (result["result"]["duration"], result["result"]["resolution"]) == (15, "1080p")
 
 
-def test_progress(vendor: Callable[..., Vendor], start: Callable[..., SeedanceEmulator]) -> None:
-    now = 1000.0
-    emulator = start(clock=lambda: now, render_seconds=100, speed=1)
-    client = vendor(emulator, "seedance2api")
+def test_progress(serve: Vendors, time: Time) -> None:
+    client = serve("seedance2api", clock=time, render_seconds=100, speed=1)
     generation_id = client.submit_id()
     assert client.status(generation_id).json()["status"] == "queued"
-    now += 50
+    time.now += 50
     task = client.status(generation_id).json()
     assert task["status"] == "processing"
     assert 30 < task["progress"] < 60
-    result = client.get(f"/results/{generation_id}").json()
-    assert "result" not in result
+    assert "result" not in client.get(f"/results/{generation_id}").json()
 
 
 def test_both_headers_carry_the_key(client: Vendor) -> None:
-    headers = {"Authorization": "", "X-API-Key": "emulator-key"}
+    headers = {"Authorization": "", "X-API-Key": client.emulator.key}
     assert client.call("POST", "/seedance/generate", json=VIDEO, headers=headers).status_code == 200
     headers["X-API-Key"] = "wrong"
     reply = client.call("POST", "/seedance/generate", json=VIDEO, headers=headers)
     assert reply.status_code == 401
-    assert reply.json() == {
-        "status": "error",
-        "error": {"code": "INVALID_API_KEY", "message": "API key is invalid or expired"},
-    }
+    error = {"code": "INVALID_API_KEY", "message": "API key is invalid or expired"}
+    assert reply.json() == {"status": "error", "error": error}
 
 
 def test_a_prompt_that_is_too_long(client: Vendor) -> None:
@@ -67,7 +61,7 @@ def test_a_prompt_that_is_too_long(client: Vendor) -> None:
     assert error["details"] == details
 
 
-def test_video_fields_are_strict(client: Vendor, emulator: SeedanceEmulator) -> None:
+def test_video_fields_are_strict(client: Vendor) -> None:
     for change in [
         {"prompt": ""}, {"prompt": 3}, {"model": "seedance-9"}, {"duration": "15"}, {"duration": 4},
         {"duration": 31}, {"duration": True}, {"duration": None}, {"resolution": "480p"}, {"fps": 25},
@@ -78,17 +72,14 @@ def test_video_fields_are_strict(client: Vendor, emulator: SeedanceEmulator) -> 
         reply = client.post("/seedance/generate", {**VIDEO, **change})
         assert reply.status_code == 400
         assert reply.json()["error"]["details"]["field"] == next(iter(change))
-        assert emulator.ledger.submissions == []
-
-
-def test_required_fields(client: Vendor) -> None:
-    for field in ["prompt", "model", "duration"]:
+    for field in VIDEO:
         body = {name: value for name, value in VIDEO.items() if name != field}
         reply = client.post("/seedance/generate", body)
         assert reply.json()["error"]["details"]["constraint"] == "required"
+    assert client.emulator.ledger.submissions == []
 
 
-def test_images_are_answered_at_once(emulator: SeedanceEmulator, client: Vendor) -> None:
+def test_images_are_answered_at_once(client: Vendor) -> None:
     reply = client.post("/seedream/generate", {**IMAGE, "resolution": "4k", "num_images": 2, "style": "oil"})
     body = reply.json()
     assert body["status"] == "success"
@@ -100,7 +91,7 @@ def test_images_are_answered_at_once(emulator: SeedanceEmulator, client: Vendor)
     file = client.http.get(image["url"])
     assert file.headers["content-type"] == "image/png"
     assert len(file.content) == image["size_bytes"]
-    assert emulator.generations[0].media == "image"
+    assert client.emulator.generations[0].media == "image"
 
 
 def test_image_fields_are_strict(client: Vendor) -> None:
@@ -112,43 +103,33 @@ def test_image_fields_are_strict(client: Vendor) -> None:
         assert client.post("/seedream/generate", {**IMAGE, **change}).status_code == 400
 
 
-def test_images_as_a_task(vendor: Callable[..., Vendor], start: Callable[..., SeedanceEmulator]) -> None:
-    client = vendor(start(images_as_task=True), "seedance2api")
+def test_images_as_a_task(serve: Vendors) -> None:
+    client = serve("seedance2api", images_as_task=True)
     data = client.post("/seedream/generate", IMAGE).json()["data"]
     assert data["status"] == "queued"
     result = client.get(f"/results/{data['task_id']}").json()
     assert len(result["result"]["images"]) == 1
 
 
-def test_images_that_fail_are_not_billed(emulator: SeedanceEmulator, client: Vendor) -> None:
-    emulator.fault("fail", message="no")
+def test_a_failure(client: Vendor) -> None:
+    client.emulator.fault("fail", message="no")
     reply = client.post("/seedream/generate", IMAGE)
     assert (reply.status_code, reply.json()["error"]["message"]) == (500, "no")
-    assert emulator.ledger.billed == 0
-
-
-def test_a_failed_task(emulator: SeedanceEmulator, client: Vendor) -> None:
-    emulator.fault("fail", message="too windy")
+    assert client.emulator.ledger.billed == 0
+    client.emulator.fault("fail", message="too windy")
     generation_id = client.submit_id()
     for path in ("tasks", "results"):
         body = client.get(f"/{path}/{generation_id}").json()
         assert (body["status"], body["error_message"]) == ("failed", "too windy")
 
 
-@pytest.mark.parametrize("shape", ["flat", "nested"])
-def test_other_shapes(
-    shape: str, vendor: Callable[..., Vendor], start: Callable[..., SeedanceEmulator]
-) -> None:
-    client = vendor(start(shape=shape), "seedance2api")
-    submitted = client.post("/seedance/generate", VIDEO).json()
-    images = client.post("/seedream/generate", IMAGE).json()
-    if shape == "flat":
-        assert images["images"][0]["url"]
-        assert client.get(f"/tasks/{submitted['task_id']}").json()["status"] == "completed"
-    else:
-        assert images["data"]["images"][0]["url"]
-        task = client.get(f"/tasks/{submitted['data']['task_id']}").json()
-        assert task["data"]["result"]["video_url"]
+def test_other_shapes(serve: Vendors) -> None:
+    flat, nested = serve("seedance2api", shape="flat"), serve("seedance2api", shape="nested")
+    assert flat.status(flat.submit().json()["task_id"]).json()["status"] == "completed"
+    assert flat.post("/seedream/generate", IMAGE).json()["images"][0]["url"]
+    task = nested.status(nested.submit().json()["data"]["task_id"]).json()
+    assert task["data"]["result"]["video_url"]
+    assert nested.post("/seedream/generate", IMAGE).json()["data"]["images"][0]["url"]
 
 
 @pytest.mark.parametrize(
@@ -158,14 +139,11 @@ def test_other_shapes(
         ("flat", ["INVALID_REQUEST", "INVALID_REQUEST", "UNAUTHORIZED"]),
     ],
 )
-def test_both_vocabularies_of_errors(
-    shape: str, codes: list[str], vendor: Callable[..., Vendor], start: Callable[..., SeedanceEmulator]
-) -> None:
-    emulator = start(shape=shape)
-    client, stranger = vendor(emulator, "seedance2api"), vendor(emulator, "seedance2api", key="wrong")
+def test_both_vocabularies_of_errors(shape: str, codes: list[str], serve: Vendors) -> None:
+    client = serve("seedance2api", shape=shape)
     replies = [
         client.post("/seedance/generate", {**VIDEO, "prompt": "x" * 301}),
         client.post("/seedance/generate", {**VIDEO, "duration": 99}),
-        stranger.post("/seedance/generate", VIDEO),
+        replace(client, key="wrong").submit(),
     ]
     assert [reply.json()["error"]["code"] for reply in replies] == codes

@@ -1,25 +1,19 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
-from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.emulator.services.seedanceapi import V1_PRICES
-from emulator.vendor import Vendor
-
-Vendors = Callable[..., Vendor]
-Start = Callable[..., SeedanceEmulator]
+from emulator.vendor import Vendor, Vendors
 
 
 @pytest.fixture
-def v1(emulator: SeedanceEmulator, vendor: Vendors) -> Vendor:
-    return vendor(emulator, "seedanceapi-v1")
+def v1(vendor: Vendors) -> Vendor:
+    return vendor("seedanceapi-v1")
 
 
 @pytest.fixture
-def v2(emulator: SeedanceEmulator, vendor: Vendors) -> Vendor:
-    return vendor(emulator, "seedanceapi-v2")
+def v2(vendor: Vendors) -> Vendor:
+    return vendor("seedanceapi-v2")
 
 
 def test_v1_from_submit_to_result(v1: Vendor) -> None:
@@ -37,12 +31,11 @@ def test_v1_from_submit_to_result(v1: Vendor) -> None:
     assert v1.http.get(data["response"][0]).status_code == 200
 
 
-def test_v1_prices(v1: Vendor, emulator: SeedanceEmulator) -> None:
-    for request_fields, price in V1_PRICES.items():
-        resolution, duration, audio = request_fields
+def test_v1_prices(v1: Vendor) -> None:
+    for (resolution, duration, audio), price in V1_PRICES.items():
         body = {"prompt": "kite", "resolution": resolution, "duration": duration, "generate_audio": audio}
         v1.post("/generate", body).raise_for_status()
-        assert emulator.ledger.submissions[-1].billed == price
+        assert v1.emulator.ledger.submissions[-1].billed == price
 
 
 def test_v1_is_strict(v1: Vendor) -> None:
@@ -65,7 +58,7 @@ def test_v1_is_strict(v1: Vendor) -> None:
         assert (reply.status_code, reply.json()["code"]) == (400, code)
 
 
-def test_v1_accepts_everything_documented(v1: Vendor, emulator: SeedanceEmulator) -> None:
+def test_v1_accepts_everything_documented(v1: Vendor) -> None:
     body = {
         "prompt": "x" * 2000,
         "aspect_ratio": "9:21",
@@ -76,20 +69,20 @@ def test_v1_accepts_everything_documented(v1: Vendor, emulator: SeedanceEmulator
         "image_urls": ["https://x.example/a.png"],
         "callback_url": "https://x.example/hook",
     }
-    emulator.hold()
+    v1.emulator.hold()
     assert v1.post("/generate", body).status_code == 200
-    assert emulator.ledger.submissions[0].callback_url == "https://x.example/hook"
+    assert v1.emulator.ledger.submissions[0].callback_url == "https://x.example/hook"
 
 
-def test_errors(v1: Vendor, start: Start, vendor: Vendors) -> None:
+def test_errors(v1: Vendor, serve: Vendors) -> None:
     assert v1.status("unknown-id").json()["code"] == "TASK_NOT_FOUND"
     assert v1.get("/status").status_code == 400
-    poor = vendor(start(credits=10), "seedanceapi-v1").submit()
+    poor = serve("seedanceapi-v1", credits=10).submit()
     assert (poor.status_code, poor.json()["code"]) == (402, "INSUFFICIENT_CREDITS")
 
 
-def test_a_failed_task_is_a_200(v1: Vendor, emulator: SeedanceEmulator) -> None:
-    emulator.fault("fail", message="too windy")
+def test_a_failed_task_is_a_200(v1: Vendor) -> None:
+    v1.emulator.fault("fail", message="too windy")
     reply = v1.status(v1.submit_id())
     assert reply.status_code == 200
     data = reply.json()["data"]
@@ -122,11 +115,11 @@ def test_v2_is_strict(v2: Vendor) -> None:
         assert (reply.status_code, reply.json()["code"]) == (400, code)
 
 
-def test_v2_accepts_undocumented_fields_of_clients(v2: Vendor, emulator: SeedanceEmulator) -> None:
+def test_v2_accepts_undocumented_fields_of_clients(v2: Vendor) -> None:
     body = {
         "model": "seedance-2.0-fast",
         "prompt": "kite",
-        "images": ["https://x.example/a.png", f"{emulator.url}/_media/a/0.png"],
+        "images": ["https://x.example/a.png", f"{v2.emulator.url}/_media/a/0.png"],
         "resolution": "1080p",
         "generate_audio": True,
         "fixed_lens": True,
@@ -138,11 +131,10 @@ def test_the_versions_do_not_share_tasks(v1: Vendor, v2: Vendor) -> None:
     assert v2.status(v1.submit_id()).status_code == 404
 
 
-def test_other_shapes(start: Start, vendor: Vendors) -> None:
-    flat = vendor(start(shape="flat"), "seedanceapi-v2")
+def test_other_shapes(serve: Vendors) -> None:
+    flat, nested = serve("seedanceapi-v2", shape="flat"), serve("seedanceapi-v2", shape="nested")
     task = flat.status(flat.submit_id()).json()
     assert task["video_url"] == task["response"][0]
     assert flat.status("unknown-id").json()["error"]["code"] == "TASK_NOT_FOUND"
-    nested = vendor(start(shape="nested"), "seedanceapi-v2")
     assert nested.submit().json()["code"] == 0
     assert nested.status("unknown-id").json()["code"] == 404

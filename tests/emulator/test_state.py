@@ -10,13 +10,7 @@ from airflow_provider_seedance.emulator.interface import FaultSpec
 from airflow_provider_seedance.emulator.ledger import EmulatorLedger
 from airflow_provider_seedance.emulator.models import Draft, EmulatorOptions, MediaSpec
 from airflow_provider_seedance.emulator.state import Backend, OutOfCreditsError
-
-
-class Time:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from emulator.vendor import Time
 
 
 def backend(time: Time, **settings: Any) -> Backend:
@@ -31,8 +25,7 @@ def draft(generation_id: str = "a", **changes: Any) -> Draft:
     return Draft(**{**fields, "spec": spec, "resolution": "720p", **changes})
 
 
-def test_a_render_is_queued_then_running_then_done() -> None:
-    time = Time()
+def test_a_render_is_queued_then_running_then_done(time: Time) -> None:
     state = backend(time, render_seconds=100)
     render = state.submit(draft())
     assert state.view(render).status == "queued"
@@ -62,8 +55,7 @@ def test_times_are_the_same_for_the_same_seed() -> None:
     assert times[0] == times[1] != times[2]
 
 
-def test_renders_on_hold_do_not_progress() -> None:
-    time = Time()
+def test_renders_on_hold_do_not_progress(time: Time) -> None:
     state = backend(time, render_seconds=100)
     render = state.submit(draft())
     state.hold()
@@ -84,8 +76,7 @@ def test_a_render_that_takes_no_time_waits_for_the_release_too() -> None:
     assert state.view(render).status == "succeeded"
 
 
-def test_a_render_that_ended_before_a_hold_stays_ended() -> None:
-    time = Time()
+def test_a_render_that_ended_before_a_hold_stays_ended(time: Time) -> None:
     state = backend(time, render_seconds=100)
     render = state.submit(draft())
     time.now += 20
@@ -94,8 +85,7 @@ def test_a_render_that_ended_before_a_hold_stays_ended() -> None:
     assert state.view(render).ended_at == 1010.0
 
 
-def test_expiry_of_a_render() -> None:
-    time = Time()
+def test_expiry_of_a_render(time: Time) -> None:
     state = backend(time, render_seconds=100)
     render = state.submit(draft(expires_after=50.0))
     time.now += 100
@@ -104,8 +94,7 @@ def test_expiry_of_a_render() -> None:
     assert seen.progress < 100
 
 
-def test_a_render_that_fails() -> None:
-    time = Time()
+def test_a_render_that_fails(time: Time) -> None:
     state = backend(time, render_seconds=100)
     state.faults.add(FaultSpec("fail", prompt="kite", options={"message": "no", "code": "X"}))
     render = state.submit(draft())
@@ -141,8 +130,7 @@ def test_credits() -> None:
     assert state.ledger.billed == 0
 
 
-def test_a_url_stays_until_it_expires_and_is_renewed() -> None:
-    time = Time()
+def test_a_url_stays_until_it_expires_and_is_renewed(time: Time) -> None:
     state = backend(time, render_seconds=0, url_lifetime=100)
     render = state.submit(draft())
     [first] = state.urls(render)
@@ -152,8 +140,7 @@ def test_a_url_stays_until_it_expires_and_is_renewed() -> None:
     assert state.urls(render) != [first]
 
 
-def test_a_url_that_is_not_renewed_lives_from_the_end_of_the_render() -> None:
-    time = Time()
+def test_a_url_that_is_not_renewed_lives_from_the_end_of_the_render(time: Time) -> None:
     state = backend(time, render_seconds=0)
     render = state.submit(draft(renewable=False, url_lifetime=100.0))
     state.view(render)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
 from airflow_provider_seedance.apis.registry import get_api
+from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.emulator.ledger import CallbackEntry
 
 ARK_TASKS = "/contents/generations/tasks"
 
@@ -44,16 +48,17 @@ STATUS_PATHS = {
 @dataclass(frozen=True, kw_only=True)
 class Vendor:
     http: httpx.Client
-    base: str
-    key: str
+    emulator: SeedanceEmulator
     api: str
+    #: By default, the one that the emulator accepts.
+    key: str | None = None
 
     def call(self, method: str, path: str, **arguments: Any) -> httpx.Response:
-        headers = {
-            "Authorization": f"{get_api(self.api).auth_scheme} {self.key}",
-            **arguments.pop("headers", {}),
-        }
-        return self.http.request(method, self.base + path, headers=headers, **arguments)
+        authorization = f"{get_api(self.api).auth_scheme} {self.key or self.emulator.key}"
+        headers = {"Authorization": authorization, **arguments.pop("headers", {})}
+        return self.http.request(
+            method, self.emulator.base_url(self.api) + path, headers=headers, **arguments
+        )
 
     def get(self, path: str, **arguments: Any) -> httpx.Response:
         return self.call("GET", path, **arguments)
@@ -83,6 +88,26 @@ class Vendor:
             *app, request_id = generation_id.split(":")
             return self.get(f"/{'/'.join(app)}/requests/{request_id}/status")
         return self.get(STATUS_PATHS[self.api].format(generation_id))
+
+    def callbacks(self, count: int = 1) -> list[CallbackEntry]:
+        """Wait until the emulator has sent this number of callbacks, and return all."""
+        deadline = time.monotonic() + 60
+        while len(self.emulator.ledger.callbacks) < count:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return list(self.emulator.ledger.callbacks)
+
+
+Vendors = Callable[..., Vendor]
+
+
+class Time:
+    """Clock of an emulator that a test sets."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 def with_prompt(body: dict[str, Any], prompt: str) -> dict[str, Any]:
