@@ -9,9 +9,10 @@ from helpers import set_submission_timing, set_timing
 from support import Log
 
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.ledger import task_state
 from airflow_provider_seedance.operators.base import SeedanceOperator
 from operators.batch_runner import Batch
-from operators.generation_task import Connect, Task
+from operators.generation_task import Connect, Task, Tries
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +52,19 @@ def batch(services: SeedanceEmulator, connect: Connect, api: str) -> Batch:
     return Batch(services, connect)
 
 
+@pytest.fixture(params=["task", "batch"])
+def either(request: pytest.FixtureRequest) -> Tries:
+    """A task that makes a single generation, and a batch of one."""
+    tries: Tries = request.getfixturevalue(request.param)
+    return tries
+
+
+@pytest.fixture
+def nothing_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep every result out of the state store, for its size."""
+    monkeypatch.setattr(task_state, "MAX_VALUE_BYTES", 1)
+
+
 @pytest.fixture
 def callback_timed_out(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return lambda: set_submission_timing(monkeypatch, callback_timeout=0.0)
@@ -63,8 +77,6 @@ def kept(request: pytest.FixtureRequest) -> str:
     if place == "ledger":
         request.getfixturevalue("ledger")
     elif place == "no store":
-        instance: Task | Batch = request.getfixturevalue(
-            "task" if "task" in request.fixturenames else "batch"
-        )
-        instance.without_store()
+        tries: Tries = request.getfixturevalue("task" if "task" in request.fixturenames else "batch")
+        tries.without_store()
     return place

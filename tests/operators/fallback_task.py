@@ -1,17 +1,20 @@
-"""Driver of one task with two connections, each to an emulator of its own."""
+"""Drivers of one task with two connections, each to an emulator of its own."""
 
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Self
 
 import pytest
+from airflow.providers.common.compat.sdk import TaskDeferred
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger
-from operators.generation_task import Connect, Task
+from operators.batch_runner import Batch
+from operators.generation_task import Connect, Task, Tries
 
 PRIMARY, FALLBACK = "primary", "fallback"
 CONNECTIONS = [PRIMARY, FALLBACK]
@@ -50,10 +53,6 @@ LIMITED = {"long 429", "short 429s"}
 UNCERTAIN = ("lost reply", "gateway error", "408", "500", "rubbish")
 
 
-class Killed(BaseException):
-    """The worker is killed."""
-
-
 def connect_to(monkeypatch: pytest.MonkeyPatch) -> ConnectTo:
     """Return a function that makes a connection to a service of an emulator."""
 
@@ -69,15 +68,17 @@ def closed_port() -> int:
         return int(server.getsockname()[1])
 
 
-class TwoConnections:
+class TwoConnections(Tries):
     """Two connections, each to an emulator of its own."""
 
-    primary: SeedanceEmulator
-    fallback: SeedanceEmulator
-    monkeypatch: pytest.MonkeyPatch
+    def __init__(
+        self, primary: SeedanceEmulator, fallback: SeedanceEmulator, connect: Connect, **defaults: Any
+    ) -> None:
+        super().__init__(primary, connect, seedance_conn_id=CONNECTIONS, **defaults)
+        self.primary, self.fallback = primary, fallback
 
     def connected(self, monkeypatch: pytest.MonkeyPatch) -> Self:
-        self.monkeypatch = monkeypatch
+        self.monkeypatch: pytest.MonkeyPatch = monkeypatch
         self.connect_to(PRIMARY)
         self.connect_to(FALLBACK)
         return self
@@ -101,6 +102,18 @@ class TwoConnections:
         elif fault := {**PASSING, **FINAL}.get(outcome):
             emulator.fault(**{**fault, **options})
 
+    def begin(self, *requests: Any, **arguments: Any) -> errors.SeedanceError | None:
+        """Enter until the first deferral; return the error if the task fails."""
+        self.deferred = None
+        try:
+            self.prepare(*requests, **arguments)
+            self.op.execute(self.context)
+        except TaskDeferred as deferred:
+            self.deferred = deferred
+        except errors.SeedanceError as error:
+            return error
+        return None
+
     @property
     def posts_at(self) -> tuple[int, int]:
         """Return the submissions that were sent to each service."""
@@ -109,17 +122,11 @@ class TwoConnections:
 
 class FallbackTask(TwoConnections, Task):
     def __init__(self, primary: SeedanceEmulator, fallback: SeedanceEmulator, connect: Connect) -> None:
-        super().__init__(primary, connect, seedance_conn_id=CONNECTIONS)
+        super().__init__(primary, fallback, connect)
         fallback.hold()
-        self.primary, self.fallback = primary, fallback
 
-    def enter(self, **arguments: Any) -> errors.SeedanceError | None:
-        """Enter until the task defers; return its error, if it fails."""
-        try:
-            self.defer(fps=24, **arguments)
-        except errors.SeedanceError as error:
-            return error
-        return None
+    def begin(self, *requests: Any, **arguments: Any) -> errors.SeedanceError | None:
+        return super().begin(*requests, fps=24, **arguments)
 
     @property
     def fallback_id(self) -> str:
@@ -137,3 +144,42 @@ class FallbackTask(TwoConnections, Task):
         """Return the connection that the latest deferral polls."""
         assert isinstance(self.deferred.trigger, SeedanceGenerationTrigger)
         return self.deferred.trigger.seedance_conn_id
+
+
+class FallbackBatch(TwoConnections, Batch):
+    def __init__(self, primary: SeedanceEmulator, fallback: SeedanceEmulator, connect: Connect) -> None:
+        super().__init__(primary, fallback, connect, on_item_failure="keep")
+
+    def meet(self, conn_id: str, outcome: str, prompt: str | None = None) -> None:  # type: ignore[override]
+        """Give a connection an outcome for every item, or for one."""
+        super().meet(conn_id, outcome, prompt=prompt, times=None)
+
+    def hold(self) -> None:
+        """Let renders end only when the test says so."""
+        self.primary.hold()
+        self.fallback.hold()
+
+    def release(self) -> None:
+        """Let every render end."""
+        self.primary.release()
+        self.fallback.release()
+
+    @property
+    def bills_at(self) -> tuple[list[str], list[str]]:
+        """Return the prompts of the renders that each service bills."""
+        primary, fallback = (
+            sorted(submission.prompt for submission in service.ledger.submissions)
+            for service in (self.primary, self.fallback)
+        )
+        return primary, fallback
+
+    @property
+    def most_bills(self) -> int:
+        """Return how often the request that was billed most was billed."""
+        primary, fallback = self.bills_at
+        return max(Counter([*primary, *fallback]).values(), default=0)
+
+    @property
+    def waits_at(self) -> dict[str, int]:
+        """Return the connections that the latest deferral polls, with the number of renders at each."""
+        return {conn_id: len(ids) for conn_id, ids in self.deferred.trigger.billed_to.items()}

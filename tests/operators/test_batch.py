@@ -193,14 +193,15 @@ def test_moderation_and_bad_requests_are_not_retried(batch: Batch) -> None:
 
 
 def test_unsupported_requests_are_refused_before_anything_is_sent(batch: Batch) -> None:
-    requests = ["a", {"prompt": "b", "duration": 999}, {"prompt": "c", "durration": 4}, ""]
-    found = r"3 of 4 requests.*duration=999.*request 2 has .*'duration'\?.*request 3 has an empty prompt"
+    wrong = [{"duration": 999}, {"durration": 4}, {"prompt": ""}, {"model": ["x"]}, {"model": {"x": 1}}]
+    requests = ["a", *({"prompt": "b", **one} for one in wrong)]
+    found = r"5 of 6 requests.*duration=999.*request 2 has .*'duration'\?.*request 3 has an empty prompt"
     with pytest.raises(errors.SeedanceRequestError, match=found):
         batch.run(requests)
     assert batch.paid == []
     result = batch.other_task().run(requests, on_item_failure="keep")
     assert batch.paid == ["a"]
-    assert kinds(result) == [("1", "request"), ("2", "request"), ("3", "request")]
+    assert kinds(result) == [(str(number), "request") for number in range(1, 6)]
 
 
 def test_consecutive_forbidden_items_open_the_circuit_breaker(batch: Batch) -> None:

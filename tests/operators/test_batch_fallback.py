@@ -22,9 +22,8 @@ from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.emulator.services import seedance2api
 from airflow_provider_seedance.operators import batch_run
 from operators.batch_runner import keys, kinds, lines
-from operators.fallback_batch import FallbackBatch
-from operators.fallback_task import FALLBACK, FINAL, LIMITED, PASSING, PRIMARY, UNCERTAIN, Killed
-from operators.generation_task import Connect
+from operators.fallback_task import FALLBACK, FINAL, LIMITED, PASSING, PRIMARY, UNCERTAIN, FallbackBatch
+from operators.generation_task import Connect, Killed
 
 RECORDED = pytest.mark.parametrize("kept", ["task state", "ledger"], indirect=True)
 
@@ -56,7 +55,7 @@ def test_items_that_the_first_connection_refuses_meet_the_second(batch: Fallback
     batch.meet(PRIMARY, first)
     for outcome in FINAL:
         batch.meet(FALLBACK, outcome, outcome)
-    result = batch.finish(ITEMS, fps=24)
+    result = batch.run(ITEMS, fps=24)
     assert [entry["seedance_conn_id"] for entry in result["succeeded"]] == [FALLBACK] * len(ACCEPTED)
     failures = dict(kinds(result))
     assert [failures[str(ITEMS.index(outcome))] for outcome in UNCERTAIN] == ["uncertain"] * len(UNCERTAIN)
@@ -68,7 +67,7 @@ def test_items_that_the_first_connection_refuses_meet_the_second(batch: Fallback
 def test_items_that_the_first_connection_may_have_taken_stay_there(batch: FallbackBatch) -> None:
     for outcome, fault in FINAL.items():
         batch.primary.fault(**{**fault, "prompt": outcome})
-    result = batch.finish(ITEMS)
+    result = batch.run(ITEMS)
     assert len(result["succeeded"]) == len(ACCEPTED)
     failures = dict(kinds(result))
     assert [failures[str(ITEMS.index(outcome))] for outcome in UNCERTAIN] == ["uncertain"] * len(UNCERTAIN)
@@ -103,7 +102,7 @@ def test_items_that_no_connection_takes_are_not_billed(batch: FallbackBatch, fir
 
 def test_each_item_is_made_by_the_first_connection_that_takes_it(batch: FallbackBatch, kept: str) -> None:
     batch.meet(PRIMARY, "403", "b")
-    result = batch.finish(["a", "b", "c"], max_in_flight=2)
+    result = batch.run(["a", "b", "c"], max_in_flight=2)
     assert [entry["seedance_conn_id"] for entry in result["succeeded"]] == [PRIMARY, FALLBACK, PRIMARY]
     assert batch.bills_at == (["a", "c"], ["b"])
 
@@ -117,7 +116,7 @@ def test_two_services_may_give_the_same_generation_id(
     monkeypatch.setattr(seedance2api.uuid, "uuid4", lambda: "same")
     batch.meet(PRIMARY, "403", refused)
     batch.fallback.fault("fail", prompt=refused, message="too windy")
-    result = batch.finish(["a", "b"])
+    result = batch.run(["a", "b"])
     made, failed = ("1", "0") if refused == "a" else ("0", "1")
     assert keys(result["succeeded"]) == [made]
     assert result["succeeded"][0]["url"].startswith(batch.primary.url)
@@ -151,7 +150,7 @@ def test_a_short_refusal_is_waited_for_in_the_triggerer_before_the_next_connecti
     assert batch.posts_at == (1, 0)
     assert batch.deferred.trigger.submit_conn_id == PRIMARY
     batch.before_resume = lambda _: monkeypatch.setattr(flows, "FALLBACK_AFTER_SECONDS", 0.0)
-    assert batch.finish(["a", "b"])["counts"]["succeeded"] == 2
+    assert batch.run(["a", "b"])["counts"]["succeeded"] == 2
     assert batch.bills_at == ([], ["a", "b"])
 
 
@@ -161,13 +160,13 @@ def test_a_connection_that_accepts_is_used_again(
     set_submission_timing(monkeypatch, retry_after=0.0)
     fault = batch.primary.fault("refuse", status=503, code="SERVICE_UNAVAILABLE", times=None)
     batch.before_resume = lambda _: fault.remove() if batch.bills_at[1] else None
-    result = batch.finish(["a", "b", "c"], max_in_flight=1)
+    result = batch.run(["a", "b", "c"], max_in_flight=1)
     assert [entry["seedance_conn_id"] for entry in result["succeeded"]] == [FALLBACK, PRIMARY, PRIMARY]
 
 
 def test_a_task_without_a_trigger_goes_to_the_next_connection_at_once(batch: FallbackBatch) -> None:
     batch.meet(PRIMARY, "503")
-    result = batch.finish(["a", "b"], deferrable=False)
+    result = batch.run(["a", "b"], deferrable=False)
     assert result["counts"]["succeeded"] == 2
     assert batch.bills_at == ([], ["a", "b"])
 
@@ -210,7 +209,7 @@ def test_a_deferral_without_an_event_reads_items_at_their_connection(kept: str, 
 def test_a_failed_item_goes_elsewhere_if_its_service_refuses_it(kept: str, batch: FallbackBatch) -> None:
     batch.primary.fault("fail", prompt="a", message="no")
     with pytest.raises(errors.SeedanceBatchError):
-        batch.finish(["a"], on_item_failure="fail")
+        batch.run(["a"], on_item_failure="fail")
     batch.meet(PRIMARY, "402")
     assert batch.retry()["succeeded"][0]["seedance_conn_id"] == FALLBACK
     # The next try knows of the later one only.
@@ -228,7 +227,7 @@ def test_a_worker_killed_at_any_write_pays_once(
 ) -> None:
     batch.hold()
     batch.meet(PRIMARY, "403", "b")
-    batch.make(["a", "b", "c"])
+    batch.prepare(["a", "b", "c"])
     store = type(batch.op._run(batch.context).records)
     write, writes = store.write, itertools.count()
 
@@ -300,7 +299,7 @@ def test_a_killed_task_cancels_each_render_at_its_service(
         batch.deferred.trigger.task_instance = batch.ti
         on_loop(killed(batch.deferred.trigger))
     else:
-        batch.make(["a", "b"], deferrable=False, timeout=1.0)
+        batch.prepare(["a", "b"], deferrable=False, timeout=1.0)
         batch.ti.state = "failed"
 
         def kill(_: Any) -> None:
@@ -320,7 +319,7 @@ def test_the_manifest_names_the_connection_of_each_item(batch: FallbackBatch, tm
     batch.meet(FALLBACK, "moderation", "b")
     batch.meet(PRIMARY, "403", "c")
     path = tmp_path / "manifest.jsonl"
-    batch.finish(["a", "b", "c"], manifest_path=str(path))
+    batch.run(["a", "b", "c"], manifest_path=str(path))
     assert [line["status"] for line in lines(path)] == ["succeeded", "failed", "succeeded"]
     assert [line["seedance_conn_id"] for line in lines(path)] == [PRIMARY, None, FALLBACK]
 
@@ -330,7 +329,7 @@ def test_a_limit_holds_over_all_connections(batch: FallbackBatch, kept: str) -> 
     batch.connect_to(PRIMARY, prices=[{"credits": 10}])
     batch.connect_to(FALLBACK, prices=[{"credits": 20}])
     batch.meet(PRIMARY, "403", "b")
-    result = batch.finish(["a", "b", "c", "d"], max_credits=45)
+    result = batch.run(["a", "b", "c", "d"], max_credits=45)
     assert result["not_submitted"] == ["3"]
     assert batch.bills_at == (["a", "c"], ["b"])
     batch.connect_to(FALLBACK, "ark")  # which publishes no price in credits
@@ -345,7 +344,7 @@ def test_a_budget_that_is_used_up_sends_the_rest_to_the_next_connection(
     one = {"prices": [{"credits": 10}], "budgets": [{"credits": 15, "per": "month"}]}
     batch.connect_to(PRIMARY, **one)
     batch.connect_to(FALLBACK, **one)
-    result = batch.finish(["a", "b", "c"])
+    result = batch.run(["a", "b", "c"])
     assert keys(result["succeeded"]) == ["0", "1"]
     assert result["not_submitted"] == ["2"]
     assert batch.bills_at == (["a"], ["b"])
@@ -354,7 +353,7 @@ def test_a_budget_that_is_used_up_sends_the_rest_to_the_next_connection(
 def test_a_dry_run_has_the_price_of_the_first_connection_that_can_make_an_item(batch: FallbackBatch) -> None:
     batch.connect_to(PRIMARY, "seedanceapi-v1", prices=[{"credits": 10}])  # which takes no fps
     batch.connect_to(FALLBACK, prices=[{"credits": 20}])
-    result = batch.finish(["a", {"prompt": "b", "fps": 24}], dry_run=True)
+    result = batch.run(["a", {"prompt": "b", "fps": 24}], dry_run=True)
     assert result["estimate"]["at_least"]["credits"] == 30
     assert batch.posts_at == (0, 0)
 
@@ -362,13 +361,13 @@ def test_a_dry_run_has_the_price_of_the_first_connection_that_can_make_an_item(b
 def test_an_item_that_only_one_connection_can_make_does_not_wait_for_the_other(batch: FallbackBatch) -> None:
     batch.meet(PRIMARY, "unfit")
     batch.meet(FALLBACK, "402")
-    result = batch.finish([{"prompt": "a", "fps": 24}, "b"])
+    result = batch.run([{"prompt": "a", "fps": 24}, "b"])
     assert (keys(result["succeeded"]), result["not_submitted"]) == (["1"], ["0"])
     assert batch.bills_at == (["b"], [])
 
 
 def test_a_connection_that_does_not_exist_is_found_before_anything_is_sent(batch: FallbackBatch) -> None:
-    batch.make(["a"], seedance_conn_id=[PRIMARY, "missing"])
+    batch.prepare(["a"], seedance_conn_id=[PRIMARY, "missing"])
     with pytest.raises(Exception, match="missing"):
         batch.op.execute(batch.context)
     assert batch.posts_at == (0, 0)

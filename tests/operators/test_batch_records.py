@@ -1,4 +1,4 @@
-"""A batch across retries, clears, worker loss and failed deferrals: each render is paid for once."""
+"""A batch across retries, clears, lost workers and failed deferrals: each render is paid for once."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import json
 import time
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
+from airflow.sdk.bases.operator import TriggerFailureReason
 from helpers import set_submission_timing
+from support import TaskInstance, deferral
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.registry import get_api
+from airflow_provider_seedance.batch import requests
 from airflow_provider_seedance.ledger import task_state
 from airflow_provider_seedance.operators.batch_run import BatchTiming
 from airflow_provider_seedance.submission import submitter
 from airflow_provider_seedance.triggers import events
 from operators.batch_runner import Batch, keys, kinds
-from operators.fallback_task import Killed
+from operators.generation_task import Killed
 
 # ---------------------------------------------------------------------- retries and clears
 
@@ -47,10 +52,7 @@ def test_clear_delivers_successes_without_requests_or_pays_for_all(batch: Batch)
 
 
 @pytest.mark.parametrize("deferrable", [True, False])
-def test_large_results_are_read_again(
-    batch: Batch, monkeypatch: pytest.MonkeyPatch, deferrable: bool
-) -> None:
-    monkeypatch.setattr(task_state, "MAX_VALUE_BYTES", 1)
+def test_large_results_are_read_again(batch: Batch, nothing_fits: None, deferrable: bool) -> None:
     first = batch.run(["a", "b", "c"], max_in_flight=1, deferrable=deferrable)
     assert batch.entries <= 5
     assert batch.clear() == first
@@ -58,8 +60,9 @@ def test_large_results_are_read_again(
 
 
 @pytest.mark.parametrize("api", ["seedanceapi-v1"])
-def test_reported_credits_count_without_stored_result(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task_state, "MAX_VALUE_BYTES", 1)
+def test_reported_credits_count_without_stored_result(
+    batch: Batch, nothing_fits: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_event = events.make_event
     dearer = lambda generation: make_event(replace(generation, credits=40))  # noqa: E731
     monkeypatch.setattr(events, "make_event", dearer)
@@ -249,31 +252,20 @@ def test_nothing_is_submitted_before_retry_after(batch: Batch, deferrable: bool)
         assert (getattr(caught.value, "retry_after", None) or 0) > 3000
 
 
-def test_argument_of_an_unusable_type_fails_one_item(batch: Batch) -> None:
-    requests = ["a", {"prompt": "b", "model": ["x"]}, {"prompt": "c", "model": {"x": 1}}]
-    result = batch.run(requests, on_item_failure="keep")
-    assert keys(result["succeeded"]) == ["0"]
-    assert {entry["kind"] for entry in result["failed"]} == {"request"}
-
-
 # ---------------------------------------------------------------------- the record store
 
 
 @pytest.mark.parametrize("count", [3, 5])
 def test_unwritten_ids_are_in_the_deferral(batch: Batch, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    set_submission_timing(monkeypatch, write_backoff=(), retry_after=0.02)
+    set_submission_timing(monkeypatch, retry_after=0.02)
     batch.services.hold()
-    away = [True]
-
-    def before(what: str) -> None:
-        if what == "set" and away[0] and len(batch.paid) >= 3:
-            raise ConnectionError("the API server is away")
+    batch.lose_ids(after=3)
 
     def back(_: TaskDeferred) -> None:
-        away[0] = False
+        batch.restore()
         batch.services.release()
 
-    batch.store.before, batch.before_resume = before, back
+    batch.before_resume = back
     result = batch.run([f"lamp {number}" for number in range(count)], on_item_failure="keep")
     assert result["counts"] == {"total": count, "succeeded": count, "failed": 0, "not_submitted": 0}
     assert len(batch.paid) == count
@@ -284,7 +276,7 @@ def test_unreadable_records_are_not_an_empty_store(batch: Batch, monkeypatch: py
     with pytest.raises(errors.SeedanceStateError, match="could not be written"):
         batch.run(["a"])
     assert batch.paid == []
-    batch.store.before = lambda what: None
+    batch.restore()
     monkeypatch.setattr(task_state, "GROUP_SIZE", 3)
     batch.run([f"lamp {number}" for number in range(4)])
     good = dict(batch.store.texts)
@@ -300,13 +292,163 @@ def test_unreadable_records_are_not_an_empty_store(batch: Batch, monkeypatch: py
 
 
 def test_deferral_carries_the_records_below_airflow_3_3(batch: Batch) -> None:
-    batch.stored = False
+    batch.without_store()
     batch.services.fault("fail", prompt="b", message="no")
     result = batch.run(["a", "b", "c"], max_in_flight=1, on_item_failure="keep")
     assert result["counts"] == {"total": 3, "succeeded": 2, "failed": 1, "not_submitted": 0}
     assert sorted(batch.paid) == ["a", "b", "c"]
     batch.services.fault("fail", prompt="b", message="no")
     other = batch.other_task()
-    other.stored = False
+    other.without_store()
     with pytest.raises(errors.SeedanceUnrecordedError, match="no task state store"):
         other.run(["a", "b", "c"])
+
+
+# ---------------------------------------------------------------------- problems on a resume
+
+TIMEOUT = TriggerFailureReason.TRIGGER_TIMEOUT
+BOTH_FAILURES = pytest.mark.parametrize("reason", list(TriggerFailureReason))
+
+
+@pytest.fixture(params=[True, False], ids=["stored", "not stored"])
+def held(batch: Batch, request: pytest.FixtureRequest) -> Batch:
+    """Batch whose renders end when the test says so, with and without a task state store."""
+    batch.services.hold()
+    batch.stored = request.param
+    return batch
+
+
+@pytest.mark.parametrize("problem", ["bad line", "unreachable"])
+def test_problem_with_the_requests_on_a_resume_names_paid_generations(
+    held: Batch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: str
+) -> None:
+    path = tmp_path / "requests.jsonl"
+    path.write_text('"a"\n"b"\n')
+    unreachable = Mock(side_effect=errors.SeedanceMediaError("The store answers 503. Nothing was sent."))
+
+    def break_requests(_: TaskDeferred) -> None:
+        held.services.release()
+        if problem == "bad line":
+            path.write_text('"a"\n"b"\n{"colour": 1}\n')
+        else:
+            monkeypatch.setattr(requests, "read_text", unreachable)
+
+    held.before_resume = break_requests
+    with pytest.raises(errors.SeedanceError) as caught:
+        held.run(str(path))
+    assert isinstance(caught.value, errors.SeedanceUnrecordedError) is not held.stored
+    assert held.paid_ids_in(caught.value.message)
+    assert "othing is billed" not in caught.value.message
+    assert "othing was sent" not in caught.value.message
+    assert sorted(held.paid) == ["a", "b"]
+
+
+def test_timed_out_deferral_reads_overdue_generations(held: Batch) -> None:
+    held.defer(["a", "b"], timeout=1e-6, on_item_failure="keep")
+    held.services.finish(held.ids[0])
+    result = held.fail_deferral(TIMEOUT)
+    assert keys(result["succeeded"]) == ["0"]
+    assert kinds(result) == [("1", "timeout")]
+    assert sorted(held.paid) == ["a", "b"]
+
+
+def test_timed_out_deferral_reads_results_without_record(batch: Batch, nothing_fits: None) -> None:
+    expected = batch.run(["a"])
+    batch.ti.clear()
+    batch.defer(["a"], timeout=0.01)
+    assert batch.fail_deferral(TIMEOUT) == expected
+
+
+@BOTH_FAILURES
+@pytest.mark.parametrize(
+    ("policy", "error", "says"),
+    [
+        ("fail", errors.SeedanceUnrecordedError, "unknown id"),
+        ("resubmit", errors.SeedanceServerError, "a retry submits them again"),
+    ],
+)
+def test_failed_deferral_without_records_pays_for_nothing_again(
+    batch: Batch,
+    monkeypatch: pytest.MonkeyPatch,
+    reason: str,
+    policy: str,
+    error: type[errors.SeedanceError],
+    says: str,
+) -> None:
+    """Below Airflow 3.3; a retry resubmits if the user has decided so, and the same try does not."""
+    batch.services.hold()
+    batch.without_store()
+    monkeypatch.setattr(TaskInstance, "xcom_push", lambda *_, **__: 1 / 0)
+    batch.defer(["a", "b"], on_uncertain_submit=policy)
+    with pytest.raises(error, match=says):
+        batch.fail_deferral(reason)
+    assert sorted(batch.paid) == ["a", "b"]
+
+
+@BOTH_FAILURES
+def test_failed_wait_for_the_quota_submits_once_more(held: Batch, reason: str) -> None:
+    """Nothing was submitted: no retry is used up, and what a trigger that breaks each time costs is bounded."""
+    refused = held.services.fault("rate_limit", retry_after=1800, times=None)
+    held.defer(["a", "b"])
+    with pytest.raises(errors.SeedanceRateLimitError) as caught:
+        held.fail_deferral(reason)
+    assert "billed" not in caught.value.message
+    assert held.paid == []
+    refused.remove()
+    assert len(deferral(partial(held.fail_deferral, reason)).trigger.generation_ids) == 2
+    assert sorted(held.paid) == ["a", "b"]
+
+
+@BOTH_FAILURES
+def test_failed_deferral_is_never_paid_for_again(held: Batch, reason: str) -> None:
+    """Airflow then hands on the reason, and none of the arguments of the deferral."""
+    held.defer(["a", "b"])
+    resume = partial(held.fail_deferral, reason)
+    if reason == TIMEOUT:
+        assert len(deferral(resume).trigger.generation_ids) == 2
+    elif not held.stored:
+        with pytest.raises(errors.SeedanceUnrecordedError, match="may be billed") as caught:
+            resume()
+        assert not caught.value.retry_helps
+        assert held.paid_ids_in(caught.value.message)
+    else:
+        with pytest.raises(errors.SeedanceServerError, match="a retry waits for them again"):
+            resume()
+    assert sorted(held.paid) == ["a", "b"]
+
+
+@pytest.mark.parametrize("problem", ["broken trigger", "bad line", "template"])
+def test_id_that_only_the_deferral_has_outlives_a_failure(batch: Batch, tmp_path: Path, problem: str) -> None:
+    batch.services.hold()
+    path = tmp_path / "requests.jsonl"
+    path.write_text('"a"\n')
+    batch.lose_ids()
+    batch.defer(str(path))
+    batch.restore()
+    resume: Any = partial(batch.fail_deferral, "broken")
+    if problem == "template":
+        resume = partial(batch.op._run(batch.context).fail_resume, ZeroDivisionError())
+    elif problem == "bad line":
+        path.write_text('"a"\n{"colour": 1}\n')
+        resume = batch.resume
+    with pytest.raises((errors.SeedanceError, ZeroDivisionError)):
+        resume()
+    stored = task_state.TaskStateStore(batch.store).records().values()
+    assert [record and record.generation_id for record in stored] == batch.ids
+
+
+def test_records_of_an_earlier_deferral_are_not_the_latest(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below Airflow 3.3, where the XCom of the later deferral was too large."""
+    batch.without_store()
+    first = batch.defer(["a", "b"], max_in_flight=1)
+    event = {"outcome": "many", "overdue": first.trigger.generation_ids}
+    push = TaskInstance.xcom_push
+    too_large = Mock(side_effect=ValueError("The value is too large."))
+    push_short = lambda ti, key, value: too_large() if value else push(ti, key, value)  # noqa: E731
+    monkeypatch.setattr(TaskInstance, "xcom_push", push_short)
+    deferral(partial(batch.op.execute_complete, batch.context, event, **first.kwargs))
+    assert batch.paid == ["a", "b"]
+    with pytest.raises(errors.SeedanceUnrecordedError):
+        batch.fail_deferral(TIMEOUT)

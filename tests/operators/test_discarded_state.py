@@ -8,20 +8,15 @@ from collections.abc import Callable
 import pytest
 
 from airflow_provider_seedance.ledger import task_state
-from operators.batch_runner import Batch
-from operators.generation_task import Task, fire
+from operators.generation_task import Tries
 
 Warned = Callable[[], tuple[int, int]]
 
 
-@pytest.fixture(autouse=True)
-def airflow_3_4(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task_state, "AIRFLOW_V_3_4_PLUS", True)
-
-
 @pytest.fixture
-def warned(caplog: pytest.LogCaptureFixture) -> Warned:
+def warned(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Warned:
     """Count the warnings of what a clear discards, and of what it has discarded, since the last count."""
+    monkeypatch.setattr(task_state, "AIRFLOW_V_3_4_PLUS", True)
     caplog.set_level(logging.WARNING)
 
     def count() -> tuple[int, int]:
@@ -34,36 +29,21 @@ def warned(caplog: pytest.LogCaptureFixture) -> Warned:
     return count
 
 
-def deliver(task: Task) -> None:
-    task.resume(fire(task.defer_and_finish().trigger))
-
-
-def test_a_generation_warns_once_per_try_and_is_submitted_again_if_its_record_was_discarded(
-    task: Task, warned: Warned
+def test_a_task_warns_once_per_try_and_submits_again_if_its_record_was_discarded(
+    either: Tries, warned: Warned
 ) -> None:
-    task.ti.max_tries = 0
-    deliver(task)
+    either.services.release()
+    either.ti.max_tries = 0
+    either.prepare(poll_interval=0.01)
+    either.enter()
+    assert either.entries > 1
     assert warned() == (1, 0)
-    task.ti.clear(retries=0)  # and keeps the task state
-    task.run(deferrable=False)
+    either.ti.clear(retries=0)  # and keeps the task state
+    either.enter()
     assert warned() == (1, 0)
-    assert task.submitted == 1
-    task.store.texts.clear()
-    task.ti.clear(retries=0)
-    task.services.hold()
-    deliver(task)
+    assert len(either.ids) == 1
+    either.store.texts.clear()
+    either.ti.clear(retries=0)
+    either.enter()
     assert warned() == (1, 1)
-    assert task.submitted == 2
-
-
-def test_a_batch_warns_once_per_try(batch: Batch, warned: Warned) -> None:
-    batch.ti.max_tries = 0
-    requests = [{"prompt": f"clip {number}"} for number in range(3)]
-    batch.run(requests, max_in_flight=1)
-    assert batch.entries > 1
-    assert warned() == (1, 0)
-    batch.store.texts.clear()
-    batch.ti.clear(retries=0)
-    batch.run(requests)
-    assert warned() == (1, 1)
-    assert len(batch.paid) == 6
+    assert len(either.ids) == 2

@@ -8,15 +8,11 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
-from support import Store, TaskInstance, deferral, make_context, submitted, task_timeout
+from support import make_context, submitted, task_timeout
 
-from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.sensors.seedance import SeedanceGenerationSensor
-from operators import batch_runner
-from operators.generation_task import Connect, make
-
-API = "seedanceapi-v2"
+from operators.generation_task import Task, Tries
 
 # What a signal interrupts while it opens a socket or a file leaves that to the garbage collector.
 pytestmark = pytest.mark.filterwarnings(
@@ -35,32 +31,19 @@ def collected() -> Iterator[None]:
 MOMENTS = (0.001, 0.003, 0.01, 0.02, 0.05, 0.1)
 
 
-@pytest.fixture
-def services(services: SeedanceEmulator, connect: Connect) -> SeedanceEmulator:
-    connect(API)
-    services.hold()
-    return services
-
-
-@pytest.mark.parametrize("kind", ["single", "batch"])
-def test_the_next_try_goes_on_with_the_render(services: SeedanceEmulator, kind: str) -> None:
-    store, ti = Store(), TaskInstance()
-
-    def operator(**arguments: Any) -> Any:
-        return make(**arguments) if kind == "single" else batch_runner.make(["a"], **arguments)
-
-    deferral(lambda: operator().execute(make_context(store, ti)))
+def test_the_next_try_goes_on_with_the_render(either: Tries) -> None:
+    either.services.hold()
+    either.defer()
     for moment in MOMENTS:
-        ti.retry()
-        blocking = operator(deferrable=False, poll_interval=0.01)
+        either.prepare(deferrable=False, poll_interval=0.01)
         with pytest.raises(AirflowTaskTimeout), task_timeout(moment):
-            blocking.execute(make_context(store, ti))
-        blocking.on_kill()  # which Airflow calls then
-    services.release()
-    ti.retry()
-    result = operator(deferrable=False, poll_interval=0.01).execute(make_context(store, ti))
-    delivered = result if kind == "single" else result["succeeded"][0]
-    assert [one.generation_id for one in services.ledger.submissions] == [delivered["generation_id"]]
+            either.retry()
+        either.op.on_kill()  # which Airflow calls then
+    either.services.release()
+    either.prepare(deferrable=False, poll_interval=0.01)
+    result = either.retry()
+    delivered = result["succeeded"][0] if "succeeded" in result else result
+    assert either.ids == [delivered["generation_id"]]
 
 
 def sensor(generation_id: str) -> Any:
@@ -74,8 +57,8 @@ def hook(generation_id: str) -> Any:
 
 
 @pytest.mark.parametrize("wait", [sensor, hook])
-def test_a_wait_for_a_render_ends(services: SeedanceEmulator, wait: Callable[[str], Any]) -> None:
-    generation_id = submitted(services, API)
+def test_a_wait_for_a_render_ends(task: Task, api: str, wait: Callable[[str], Any]) -> None:
+    generation_id = submitted(task.services, api)
     for moment in MOMENTS:
         with pytest.raises(AirflowTaskTimeout), task_timeout(moment):
             wait(generation_id)

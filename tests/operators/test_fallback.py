@@ -15,17 +15,8 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.callbacks import tokens
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.triggers.seedance import SeedanceQuotaTrigger
-from operators.fallback_task import (
-    FALLBACK,
-    FINAL,
-    LIMITED,
-    PASSING,
-    PRIMARY,
-    UNCERTAIN,
-    FallbackTask,
-    Killed,
-)
-from operators.generation_task import CALLED, Connect, fire, make
+from operators.fallback_task import FALLBACK, FINAL, LIMITED, PASSING, PRIMARY, UNCERTAIN, FallbackTask
+from operators.generation_task import CALLED, Connect, Killed, fire, make
 
 
 @pytest.fixture
@@ -49,7 +40,7 @@ PAIRS = [
 def test_every_pair_of_outcomes_pays_at_most_once(task: FallbackTask, first: str, second: str) -> None:
     task.meet(PRIMARY, first)
     task.meet(FALLBACK, second)
-    error = task.enter()
+    error = task.begin()
     passes = first in PASSING
     assert (task.posts_at[1] > 0) is (passes and second not in ("unreachable", "unfit"))
     assert sum(task.bills_at) <= 1
@@ -70,12 +61,12 @@ def test_every_pair_of_outcomes_pays_at_most_once(task: FallbackTask, first: str
 @pytest.mark.parametrize("outcome", UNCERTAIN)
 def test_an_uncertain_submission_stays_with_its_connection(task: FallbackTask, outcome: str) -> None:
     task.meet(PRIMARY, outcome)
-    assert isinstance(task.enter(), errors.SeedanceUncertainSubmitError)
+    assert isinstance(task.begin(), errors.SeedanceUncertainSubmitError)
     # Even if the connection refuses what a person's clear submits anew.
     task.meet(PRIMARY, "402")
     for again in (task.ti.retry, task.ti.clear):
         again()
-        assert task.enter() is not None
+        assert task.begin() is not None
         assert task.posts_at[1] == 0
 
 
@@ -86,7 +77,7 @@ def test_an_uncertain_submission_stays_with_its_connection(task: FallbackTask, o
 def passed_on(kept: str, task: FallbackTask) -> FallbackTask:
     """Task that waits at the second connection, because the first one refused."""
     task.meet(PRIMARY, "402")
-    assert task.enter() is None
+    assert task.begin() is None
     return task
 
 
@@ -111,24 +102,24 @@ def test_a_broken_deferral_reads_the_paid_connection(passed_on: FallbackTask, re
 def test_a_later_try_attaches_at_the_paid_connection_and_retries_there(passed_on: FallbackTask) -> None:
     for again in (passed_on.ti.retry, passed_on.ti.clear):
         again()
-        assert passed_on.enter() is None
+        assert passed_on.begin() is None
         assert passed_on.waits_at == FALLBACK
         assert passed_on.posts_at == (1, 1)
     passed_on.fallback.fail(passed_on.fallback_id, "no")
     passed_on.ti.retry()
-    assert passed_on.enter() is None
+    assert passed_on.begin() is None
     assert passed_on.waits_at == FALLBACK
     assert passed_on.posts_at == (1, 2)
 
 
 @RECORDED
 def test_a_failed_render_goes_elsewhere_if_its_service_refuses_it(task: FallbackTask, kept: str) -> None:
-    task.enter()
+    task.begin()
     task.primary.fail(task.primary.ledger.submissions[0].generation_id, "no")
     task.meet(PRIMARY, "402")
     for _ in range(2):  # the last try knows of the later submission only
         task.ti.retry()
-        assert task.enter() is None
+        assert task.begin() is None
         assert task.waits_at == FALLBACK
         assert task.bills_at == (1, 1)
 
@@ -137,19 +128,19 @@ def test_a_failed_render_goes_elsewhere_if_its_service_refuses_it(task: Fallback
 def test_another_take_begins_with_the_first_connection(passed_on: FallbackTask) -> None:
     passed_on.fallback.finish(passed_on.fallback_id)
     passed_on.ti.clear()
-    assert passed_on.enter(on_clear="new") is None
+    assert passed_on.begin(on_clear="new") is None
     assert passed_on.waits_at == PRIMARY
     assert passed_on.bills_at == (1, 1)
 
 
 def test_a_rejected_retry_keeps_the_generation_that_failed_on_record(task: FallbackTask) -> None:
-    task.enter()
+    task.begin()
     generation_id = task.primary.ledger.submissions[0].generation_id
     task.primary.fail(generation_id, "no")
     task.meet(PRIMARY, "402")
     task.meet(FALLBACK, "403")
     task.ti.retry()
-    error = task.enter()
+    error = task.begin()
     assert isinstance(error, errors.SeedanceForbiddenError)
     assert "'primary'" in error.message
     assert "'fallback'" in error.message
@@ -175,7 +166,7 @@ def test_a_worker_killed_at_any_write_pays_once(task: FallbackTask, at: int) -> 
     task.meet(PRIMARY, "402")
     fail_writes(task, at + 1, error=Killed)
     with suppress(Killed):
-        task.enter()
+        task.begin()
     task.store.before = lambda what: None
     named = task.store.value and task.store.value["conn_id"]
     if task.posts_at[1]:
@@ -184,7 +175,7 @@ def test_a_worker_killed_at_any_write_pays_once(task: FallbackTask, at: int) -> 
         assert named == PRIMARY or task.store.value["state"] == "intent"
     for _ in range(3):
         task.ti.retry()
-        task.enter()
+        task.begin()
     assert sum(task.bills_at) <= 1
 
 
@@ -192,7 +183,7 @@ def test_the_record_says_why_a_connection_refused(
     task: FallbackTask, caplog: pytest.LogCaptureFixture
 ) -> None:
     task.meet(PRIMARY, "402")
-    task.enter()
+    task.begin()
     assert task.store.value["conn_id"] == FALLBACK
     assert task.store.value["passed_over"] == {PRIMARY: "SeedanceInsufficientCreditsError"}
     (line,) = [line for line in caplog.messages if "took nothing" in line]
@@ -203,7 +194,7 @@ def test_the_record_says_why_a_connection_refused(
 def test_a_rejection_that_cannot_be_recorded_does_not_prevent_the_next_intent(task: FallbackTask) -> None:
     task.meet(PRIMARY, "402")
     fail_writes(task, 2)
-    assert task.enter() is None
+    assert task.begin() is None
     assert task.bills_at == (0, 1)
     assert task.store.value["conn_id"] == FALLBACK
 
@@ -211,7 +202,7 @@ def test_a_rejection_that_cannot_be_recorded_does_not_prevent_the_next_intent(ta
 def test_no_intent_no_post_at_the_next_connection(task: FallbackTask) -> None:
     task.meet(PRIMARY, "402")
     fail_writes(task, *range(2, 99))
-    assert isinstance(task.enter(), errors.SeedanceStateError)
+    assert isinstance(task.begin(), errors.SeedanceStateError)
     assert task.posts_at == (1, 0)
 
 
@@ -221,10 +212,10 @@ def test_no_intent_no_post_at_the_next_connection(task: FallbackTask) -> None:
 def test_resubmitting_never_leaves_the_connection(task: FallbackTask) -> None:
     task.meet(PRIMARY, "lost reply")
     task.meet(PRIMARY, "402")
-    assert isinstance(task.enter(on_uncertain_submit="resubmit"), errors.SeedanceInsufficientCreditsError)
+    assert isinstance(task.begin(on_uncertain_submit="resubmit"), errors.SeedanceInsufficientCreditsError)
     assert task.posts_at == (2, 0)
     task.ti.retry()
-    task.enter(on_uncertain_submit="resubmit")
+    task.begin(on_uncertain_submit="resubmit")
     assert task.posts_at[1] == 0
 
 
@@ -246,7 +237,7 @@ def test_an_unanswered_look_up_never_leaves_the_connection(task: FallbackTask) -
 def test_a_request_that_no_connection_takes_is_one_error(task: FallbackTask) -> None:
     task.meet(PRIMARY, "unfit")
     task.meet(FALLBACK, "unfit")
-    error = task.enter()
+    error = task.begin()
     assert isinstance(error, errors.SeedanceRequestError)
     assert error.message.count("fps") >= 2
     assert task.posts_at == (0, 0)
@@ -256,7 +247,7 @@ def test_a_changed_request_that_the_paid_connection_cannot_make_goes_nowhere(tas
     task.connect_to(PRIMARY, "seedanceapi-v1")
     task.defer()
     task.ti.retry()
-    error = task.enter()  # with an argument that the first service does not have
+    error = task.begin()  # with an argument that the first service does not have
     assert isinstance(error, errors.SeedanceRequestError)
     assert task.primary.ledger.submissions[0].generation_id in error.message
     assert task.posts_at == (1, 0)
@@ -276,7 +267,7 @@ def test_a_fallback_that_does_not_exist_is_found_before_anything_is_sent(task: F
 
 def test_a_connection_that_left_the_list_is_still_read(task: FallbackTask) -> None:
     task.meet(PRIMARY, "402")
-    task.enter()
+    task.begin()
     task.fallback.finish(task.fallback_id)
     task.op = make(seedance_conn_id=[PRIMARY])
     assert task.resume()["status"] == "succeeded"
@@ -293,7 +284,7 @@ def test_a_callback_address_names_the_connection_that_is_paid(task: FallbackTask
     task.connect_to(PRIMARY, **CALLED)
     task.connect_to(FALLBACK, **CALLED)
     task.meet(PRIMARY, "402")
-    assert task.enter(use_callback=True) is None
+    assert task.begin(use_callback=True) is None
     url = str(task.fallback.ledger.submissions[0].callback_url)
     claims = tokens.decode_unverified(url.rpartition("/")[2])
     assert claims is not None
@@ -305,7 +296,7 @@ def test_each_mapped_task_chooses_for_itself(task: FallbackTask, connect: Connec
     task.meet(PRIMARY, "402")
     other = FallbackTask(task.primary, task.fallback, connect)
     task.ti.map_index, other.ti.map_index = 0, 1
-    task.enter()
-    other.enter()
+    task.begin()
+    other.begin()
     assert (task.waits_at, other.waits_at) == (FALLBACK, PRIMARY)
     assert task.bills_at == (1, 1)

@@ -199,7 +199,8 @@ def test_below_3_3_timeout_after_the_submission_is_final(task: Task, monkeypatch
     monkeypatch.setattr(SeedanceHook, "wait_for_end", Mock(side_effect=AirflowTaskTimeout))
     with pytest.raises(AirflowTaskTimeout):
         task.run(deferrable=False, poll_interval=0.05)
-    task.context = make_context(None, TaskInstance())
+    task.ti = TaskInstance()
+    task.without_store()
     with pytest.raises(errors.SeedanceUnrecordedError) as caught:
         task.run()
     assert caught.value.generation_id == task.generation_id
@@ -223,9 +224,7 @@ def test_below_3_3_failures_before_the_submission_are_retried(forgetful: Task) -
 
 def wait_for(task: Task, generation_id: str) -> None:
     hook = SeedanceHook("seedance_default")
-    task.op.cancel_abandoned = partial(
-        cancel_abandoned, hook, task.context["ti"], [generation_id], "video", task.op.log
-    )
+    task.op.cancel_abandoned = partial(cancel_abandoned, hook, task.ti, [generation_id], "video", task.op.log)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +264,7 @@ def test_on_kill_while_it_waits(task: Task) -> None:
 def test_on_kill_never_raises(task: Task, log: Log) -> None:
     make().on_kill()
     task.op = make(deferrable=False)
-    task.context["ti"] = object()
+    task.ti = object()  # type: ignore[assignment]
     wait_for(task, "some-id")
     task.op.on_kill()
     assert task.services.ledger.requests == []

@@ -2,187 +2,158 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import TaskDeferred
-from support import Log, Store, TaskInstance, deferral, make_context
+from support import Log
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.decorators.seedance import _SeedanceVideoDecoratedOperator as Decorated
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.triggers import events
 from operators.batch_runner import Batch, keys, kinds
-from operators.generation_task import Connect, fire, make
+from operators.generation_task import Connect, Tries, make
 
 #: Credits of a render of four seconds in 720p by the published prices.
 PRICE = 14
 
-IN_720P = {"duration": 4, "resolution": "720p"}
+IN_720P = {"duration": 4, "resolution": "720p", "poll_interval": 0.01}
 WAYS = pytest.mark.parametrize("deferrable", [True, False])
 
 
-class Task:
+class Task(Tries):
     """One task instance, whose operator is made anew for each try."""
 
-    def __init__(self, emulator: SeedanceEmulator, *, stored: bool = True, **arguments: Any) -> None:
-        self.emulator = emulator
-        self.ti = TaskInstance()
-        self.context = make_context(Store() if stored else None, self.ti)
-        self.arguments = {"poll_interval": 0.01, **IN_720P, **arguments}
+    make = staticmethod(make)
 
-    def operator(self) -> Any:
-        return make(**self.arguments)
+    def enter(self, **arguments: Any) -> Any:
+        """Run through all deferrals; the arguments stay for the next tries."""
+        self.defaults |= arguments
+        self.op = self.make(**self.defaults)
+        return super().enter()
 
-    def run(self) -> Any:
-        op = self.operator()
-        try:
-            return op.execute(self.context)
-        except TaskDeferred as deferred:
-            return self.resume(op, deferred, fire(deferred.trigger))
-
-    def resume(self, op: Any, deferred: TaskDeferred, event: Any) -> Any:
-        kwargs = {**(deferred.kwargs or {}), "event": event}
-        return op.resume_execution(deferred.method_name, kwargs, self.context)
-
-    @property
-    def ids(self) -> list[str]:
-        return [one.generation_id for one in self.emulator.ledger.submissions]
-
-    def check_refused(self, error: type[errors.SeedanceError] = errors.SeedanceMaxCreditsError) -> None:
-        """Run, and check that the refusal names the limit, the price, and what was spent by which generations."""
+    def check_refused(
+        self, enter: Callable[[], Any], error: type[errors.SeedanceError] = errors.SeedanceMaxCreditsError
+    ) -> None:
+        """Check that the refusal of a try names the limit, the price, and what was spent by which generations."""
         paid = self.ids
         with pytest.raises(error) as caught:
-            self.run()
+            enter()
         assert not caught.value.retry_helps
         message = caught.value.message
         assert f"costs {PRICE} credits" in message
-        assert f"max_credits={self.arguments['max_credits']:g}" in message
+        assert f"max_credits={self.defaults['max_credits']:g}" in message
         assert f"{PRICE * len(paid):g} (" in message
         assert all(one in message for one in paid) or "an unknown id" in message
         assert self.ids == paid
 
 
-class DecoratedTask(Task):
-    def operator(self) -> Any:
-        return Decorated(task_id="task", python_callable=lambda: "A lamp", **self.arguments)
+@pytest.fixture
+def api() -> str:
+    return "seedanceapi-v1"
 
 
 @pytest.fixture
-def services(services: SeedanceEmulator, connect: Connect) -> SeedanceEmulator:
-    connect("seedanceapi-v1")
-    return services
+def task(services: SeedanceEmulator, connect: Connect, api: str) -> Task:
+    connect(api)
+    return Task(services, connect, **IN_720P)
+
+
+@pytest.fixture
+def batch(services: SeedanceEmulator, connect: Connect, api: str) -> Batch:
+    connect(api)
+    return Batch(services, connect, **IN_720P)
 
 
 # ---------------------------------------------------------------------- single
 
+decorated = partial(Decorated, task_id="task", python_callable=lambda: "A lamp")
 
-@pytest.mark.parametrize(("kind", "deferrable"), [(Task, True), (Task, False), (DecoratedTask, True)])
-def test_takes_after_clears_count(kind: type[Task], services: SeedanceEmulator, deferrable: bool) -> None:
-    task = kind(services, max_credits=2.5 * PRICE, on_clear="new", deferrable=deferrable)
+
+@pytest.mark.parametrize(("operator", "deferrable"), [(make, True), (make, False), (decorated, True)])
+def test_takes_after_clears_count(task: Task, operator: Any, deferrable: bool) -> None:
+    task.make = operator
+    task.enter(max_credits=2.5 * PRICE, on_clear="new", deferrable=deferrable)
+    task.clear()
     for _ in range(2):
-        task.run()
-        task.ti.clear()
-    task.check_refused()
-    task.ti.clear()
-    task.check_refused()
-    task.arguments["max_credits"] = 3 * PRICE
-    task.run()
+        task.check_refused(task.clear)
+    task.enter(max_credits=3 * PRICE)
     assert len(task.ids) == 3
 
 
 @WAYS
-def test_failed_renders_count_over_retries(services: SeedanceEmulator, deferrable: bool) -> None:
-    services.fault("fail", times=None, message="no")
-    task = Task(services, max_credits=2 * PRICE, deferrable=deferrable)
-    for _ in range(2):
+def test_failed_renders_count_over_retries(task: Task, deferrable: bool) -> None:
+    task.services.fault("fail", times=None, message="no")
+    task.defaults |= {"max_credits": 2 * PRICE, "deferrable": deferrable}
+    for enter in (task.enter, task.retry):
         with pytest.raises(errors.SeedanceGenerationFailedError):
-            task.run()
-        task.ti.retry()
-    task.check_refused()
+            enter()
+    task.check_refused(task.retry)
 
 
-def test_a_changed_request_counts_with_the_one_that_is_left_behind(services: SeedanceEmulator) -> None:
-    task = Task(services, max_credits=1.5 * PRICE)
-    task.run()
-    task.ti.clear()
-    task.arguments["prompt"] = "Another lamp"
-    task.check_refused()
-    task.ti.retry()
-    task.arguments |= {"on_uncertain_submit": "resubmit"}
-    task.check_refused()
+def test_a_changed_request_counts_with_the_one_that_is_left_behind(task: Task) -> None:
+    task.enter(max_credits=1.5 * PRICE)
+    task.defaults["prompt"] = "Another lamp"
+    task.check_refused(task.clear)
+    task.defaults["on_uncertain_submit"] = "resubmit"
+    task.check_refused(task.retry)
 
 
 @WAYS
-def test_a_lost_reply_counts_against_its_resubmission(services: SeedanceEmulator, deferrable: bool) -> None:
-    services.fault("drop_reply", times=None)
-    task = Task(services, max_credits=1.5 * PRICE, on_uncertain_submit="resubmit", deferrable=deferrable)
+def test_a_lost_reply_counts_against_its_resubmission(task: Task, deferrable: bool) -> None:
+    task.services.fault("drop_reply", times=None)
     with pytest.raises(errors.SeedanceUncertainSubmitError, match="raise the limit") as caught:
-        task.run()
+        task.enter(max_credits=1.5 * PRICE, on_uncertain_submit="resubmit", deferrable=deferrable)
     assert f"{PRICE} (an unknown id)" in caught.value.message
-    for next_try in (task.ti.retry, task.ti.clear):
-        next_try()
-        task.check_refused(errors.SeedanceUncertainSubmitError)
+    for next_try in (task.retry, task.clear):
+        task.check_refused(next_try, errors.SeedanceUncertainSubmitError)
 
 
-def test_an_uncertain_submission_counts_after_the_clear_that_repeats_it(services: SeedanceEmulator) -> None:
-    services.fault("drop_reply")
-    task = Task(services, max_credits=1.5 * PRICE)
+def test_an_uncertain_submission_counts_after_the_clear_that_repeats_it(task: Task) -> None:
+    task.services.fault("drop_reply")
     with pytest.raises(errors.SeedanceUncertainSubmitError):
-        task.run()
-    task.ti.clear()
-    task.check_refused(errors.SeedanceUncertainSubmitError)
-    task.ti.clear()
-    task.arguments["max_credits"] = 2 * PRICE
-    task.run()
-    task.ti.clear()
-    task.arguments["on_clear"] = "new"
+        task.enter(max_credits=1.5 * PRICE)
+    task.check_refused(task.clear, errors.SeedanceUncertainSubmitError)
+    task.defaults["max_credits"] = 2 * PRICE
+    task.clear()
+    task.defaults["on_clear"] = "new"
     with pytest.raises(errors.SeedanceMaxCreditsError, match=f"{2 * PRICE} .an unknown id, {task.ids[-1]}"):
-        task.run()
+        task.clear()
 
 
-def test_what_was_rejected_cost_nothing(services: SeedanceEmulator) -> None:
-    task = Task(services, max_credits=2 * PRICE, on_clear="new")
-    task.run()
+def test_what_was_rejected_cost_nothing(task: Task) -> None:
+    task.enter(max_credits=2 * PRICE, on_clear="new")
     for _ in range(3):
-        task.ti.clear()
-        services.fault("refuse", status=400)
+        task.services.fault("refuse", status=400)
         with pytest.raises(errors.SeedanceRequestError, match="answered 400"):
-            task.run()
-    task.ti.clear()
-    task.run()
+            task.clear()
+    task.clear()
     assert len(task.ids) == 2
 
 
-def test_a_paid_render_is_delivered_below_a_lowered_limit(services: SeedanceEmulator) -> None:
-    task = Task(services, max_credits=PRICE)
-    first = task.run()
-    task.ti.clear()
-    task.arguments["max_credits"] = 0
-    assert task.run()["generation_id"] == first["generation_id"]
+def test_a_paid_render_is_delivered_below_a_lowered_limit(task: Task) -> None:
+    first = task.enter(max_credits=PRICE)
+    task.defaults["max_credits"] = 0
+    assert task.clear()["generation_id"] == first["generation_id"]
 
 
-def test_a_lost_reply_counts_without_a_store_over_a_rate_limit(services: SeedanceEmulator) -> None:
+def test_a_lost_reply_counts_without_a_store_over_a_rate_limit(task: Task) -> None:
     """The record of the lost submission travels with the deferral; the limit is lowered while the task waits."""
-    services.fault("drop_reply")
-    services.fault("rate_limit", retry_after=1800)
-    task = Task(services, stored=False, max_credits=2 * PRICE, on_uncertain_submit="resubmit")
-    op = task.operator()
-    deferred = deferral(lambda: op.execute(task.context))
+    task.services.fault("drop_reply")
+    task.services.fault("rate_limit", retry_after=1800)
+    task.without_store()
+    deferred = task.defer(max_credits=2 * PRICE, on_uncertain_submit="resubmit")
     assert deferred.method_name == "resume_submit"
-    op.max_credits = 1.5 * PRICE
+    task.op.max_credits = 1.5 * PRICE
     with pytest.raises(errors.SeedanceUncertainSubmitError, match="raise the limit"):
-        task.resume(op, deferred, {"not_before": 1})
+        task.resume({"not_before": 1})
     assert len(task.ids) == 1
 
 
 # ---------------------------------------------------------------------- batch
-
-
-@pytest.fixture
-def batch(services: SeedanceEmulator, connect: Connect) -> Batch:
-    return Batch(services, connect)
 
 
 @pytest.mark.parametrize("stored", [True, False])
@@ -190,7 +161,7 @@ def test_a_lost_reply_of_an_item_counts_against_its_resubmission(batch: Batch, s
     batch.services.fault("drop_reply", prompt="a", times=None)
     batch.services.fault("drop_reply", prompt="b", times=None)
     batch.stored = stored
-    arguments = {**IN_720P, "max_credits": 3.5 * PRICE, "on_uncertain_submit": "resubmit"}
+    arguments = {"max_credits": 3.5 * PRICE, "on_uncertain_submit": "resubmit"}
     result = batch.run(["a", "b", "c"], **arguments, on_item_failure="keep")
     assert kinds(result) == [("0", "uncertain"), ("1", "uncertain")]
     assert batch.paid == ["a", "a", "b"]
@@ -198,18 +169,17 @@ def test_a_lost_reply_of_an_item_counts_against_its_resubmission(batch: Batch, s
 
 
 def test_a_batch_names_what_was_spent(batch: Batch, log: Log) -> None:
-    batch.run(["a", "b"], max_credits=2 * PRICE, on_clear="new", **IN_720P)
+    batch.run(["a", "b"], max_credits=2 * PRICE, on_clear="new")
     with pytest.raises(errors.SeedanceBatchFinalError) as caught:
         batch.clear()
-    ids = ", ".join(one.generation_id for one in batch.services.ledger.submissions)
     earlier = "earlier submissions of this task instance cost, or may cost"
-    expected = f"max_credits=28 leaves: {earlier}, 28 ({ids})"
+    expected = f"max_credits=28 leaves: {earlier}, 28 ({', '.join(batch.ids)})"
     assert expected in str(caught.value)
     assert any(expected in line for line in log.lines)
 
 
 def test_a_batch_stops_before_the_next_could_exceed_the_limit(batch: Batch, log: Log) -> None:
-    arguments = {**IN_720P, "max_credits": 2.5 * PRICE}
+    arguments = {"max_credits": 2.5 * PRICE}
     result = batch.run(["a", "b", "c", "d"], **arguments, on_item_failure="keep")
     assert (keys(result["succeeded"]), result["not_submitted"]) == (["0", "1"], ["2", "3"])
     assert result["credits"] == 2 * PRICE
@@ -222,10 +192,10 @@ def test_a_batch_stops_before_the_next_could_exceed_the_limit(batch: Batch, log:
 
 def test_failed_items_count_over_retries(batch: Batch) -> None:
     batch.services.fault("fail", times=None, message="no")
-    for _ in range(3):
+    batch.prepare(["a", "b"], max_credits=3 * PRICE)
+    for enter in (batch.enter, batch.retry, batch.retry):
         with pytest.raises(errors.SeedanceBatchError):
-            batch.run(["a", "b"], max_credits=3 * PRICE, **IN_720P)
-        batch.ti.retry()
+            enter()
     assert len(batch.paid) == 3
 
 
@@ -239,20 +209,20 @@ def test_failed_item_that_cost_nothing_does_not_count(batch: Batch, monkeypatch:
     monkeypatch.setattr(events, "read_event", nothing_consumed)
     batch.services.fault("fail", prompt="a", message="no")
     with pytest.raises(errors.SeedanceBatchError):
-        batch.run(["a", "b"], max_credits=2 * PRICE, **IN_720P)
+        batch.run(["a", "b"], max_credits=2 * PRICE)
     assert batch.retry()["credits"] == 2 * PRICE
     assert sorted(batch.paid) == ["a", "a", "b"]
 
 
 def test_uncertain_item_counts(batch: Batch) -> None:
     batch.services.fault("drop_reply", prompt="a")
-    result = batch.run(["a", "b", "c"], max_credits=2 * PRICE, on_item_failure="keep", **IN_720P)
+    result = batch.run(["a", "b", "c"], max_credits=2 * PRICE, on_item_failure="keep")
     assert (keys(result["succeeded"]), keys(result["failed"])) == (["1"], ["0"])
     assert result["not_submitted"] == ["2"]
 
 
 def test_items_that_left_the_list_count(batch: Batch) -> None:
-    arguments = {**IN_720P, "max_credits": 3.5 * PRICE, "on_item_failure": "keep", "on_clear": "new"}
+    arguments = {"max_credits": 3.5 * PRICE, "on_item_failure": "keep", "on_clear": "new"}
     batch.run(["a", "b", "c"], **arguments)
     for requests in (["a"], ["d", "e"], ["a", "b", "c"]):
         batch.ti.clear()
@@ -262,7 +232,7 @@ def test_items_that_left_the_list_count(batch: Batch) -> None:
 
 
 def test_an_uncertain_item_comes_before_what_the_limit_refuses(batch: Batch) -> None:
-    arguments = {**IN_720P, "max_credits": 3 * PRICE, "on_uncertain_submit": "resubmit"}
+    arguments = {"max_credits": 3 * PRICE, "on_uncertain_submit": "resubmit"}
     batch.services.fault("drop_reply", prompt="b", times=None)
     batch.services.fault("fail", prompt="a", message="no")
     batch.run(["a", "b"], **arguments, on_item_failure="keep")
@@ -277,30 +247,27 @@ def test_an_uncertain_item_comes_before_what_the_limit_refuses(batch: Batch) -> 
 
 
 @WAYS
-def test_max_cost_usd_counts_all_takes(
-    services: SeedanceEmulator, connect: Connect, deferrable: bool
-) -> None:
-    connect("seedanceapi-v1", prices=[{"usd": 0.1}])
-    task = Task(services, max_cost_usd=0.2, on_clear="new", deferrable=deferrable)
-    for _ in range(2):
-        assert task.run()["cost_usd"] == 0.1
-        task.ti.clear()
+def test_max_cost_usd_counts_all_takes(task: Task, api: str, deferrable: bool) -> None:
+    task.connect(api, prices=[{"usd": 0.1}])
+    task.defaults |= {"max_cost_usd": 0.2, "on_clear": "new", "deferrable": deferrable}
+    for enter in (task.enter, task.clear):
+        assert enter()["cost_usd"] == 0.1
     with pytest.raises(errors.SeedanceMaxCreditsError) as caught:
-        task.run()
+        task.clear()
     expected = "The request costs $0.10, more than max_cost_usd=0.2 leaves: earlier submissions of this task instance"
     assert f"{expected} cost, or may cost, 0.2 (" in caught.value.message
     assert len(task.ids) == 2
 
 
-def test_max_cost_usd_is_refused_without_a_price(services: SeedanceEmulator, connect: Connect) -> None:
-    connect("seedanceapi-v1", prices=[{"usd_per_million_tokens": 10}])
+def test_max_cost_usd_is_refused_without_a_price(task: Task, api: str) -> None:
+    task.connect(api, prices=[{"usd_per_million_tokens": 10}])
     with pytest.raises(errors.SeedanceConfigurationError, match=r"max_cost_usd=5 cannot be honoured.*prices"):
-        Task(services, max_cost_usd=5, max_credits=100).run()
-    assert services.ledger.submissions == []
+        task.enter(max_cost_usd=5, max_credits=100)
+    assert task.ids == []
 
 
-def test_max_cost_usd_of_a_batch_bounds_the_sum(batch: Batch, connect: Connect) -> None:
-    connect("seedanceapi-v1", prices=[{"usd": 0.1}])
-    result = batch.run(["a", "b", "c"], max_cost_usd=0.25, on_item_failure="keep", **IN_720P)
+def test_max_cost_usd_of_a_batch_bounds_the_sum(batch: Batch, api: str) -> None:
+    batch.connect(api, prices=[{"usd": 0.1}])
+    result = batch.run(["a", "b", "c"], max_cost_usd=0.25, on_item_failure="keep")
     assert (result["cost_usd"], result["not_submitted"]) == (0.2, ["2"])
     assert batch.paid == ["a", "b"]

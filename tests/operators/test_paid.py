@@ -1,16 +1,17 @@
-"""Errors of a task about its requests and its payments: their chains have no cycle."""
+"""Errors of a task about its requests and its payments, and failures around its methods below Airflow 3.3."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock, Mock
 
 import pytest
-from support import Store, TaskInstance, deferral, make_context
+from support import TaskInstance, make_context
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from operators import batch_runner
-from operators.generation_task import Connect, make
+from operators.batch_runner import Batch
+from operators.generation_task import Task, Tries
 
 
 def check_chain(error: BaseException, *above: BaseException) -> None:
@@ -21,65 +22,108 @@ def check_chain(error: BaseException, *above: BaseException) -> None:
             check_chain(other, *above, error)
 
 
-MAKE: list[Any] = [
-    pytest.param(make, id="single"),
-    pytest.param(lambda **arguments: batch_runner.make(["a"], **arguments), id="batch"),
-]
+STORED = pytest.mark.parametrize("stored", [True, False], ids=["stored", "not stored"])
 
 
-@pytest.fixture(autouse=True)
-def held(services: SeedanceEmulator, connect: Connect) -> SeedanceEmulator:
-    connect("seedanceapi-v2")
-    services.hold()
-    return services
-
-
-@pytest.mark.parametrize("make_operator", MAKE)
-@pytest.mark.parametrize("stored", [True, False])
-def test_an_invalid_request_is_not_its_own_cause(make_operator: Any, stored: bool) -> None:
+@STORED
+def test_an_invalid_request_is_not_its_own_cause(either: Tries, stored: bool) -> None:
+    either.stored = stored
     with pytest.raises(errors.SeedanceRequestError) as caught:
-        make_operator(duration=-1).execute(make_context(Store() if stored else None))
+        either.defer(duration=-1)
     check_chain(caught.value)
 
 
-@pytest.mark.parametrize("make_operator", MAKE)
-def test_an_invalid_request_after_a_submission_has_a_cause(
-    held: SeedanceEmulator, make_operator: Any
-) -> None:
-    store, ti = Store(), TaskInstance()
-    deferral(lambda: make_operator().execute(make_context(store, ti)))
-    ti.retry()
+def test_an_invalid_request_after_a_submission_has_a_cause(either: Tries) -> None:
+    either.services.hold()
+    either.defer()
+    either.ti.retry()
     submitted = "1 generation was submitted by this task"
     with pytest.raises(errors.SeedanceRequestError, match=submitted) as caught:
-        make_operator(duration=-1).execute(make_context(store, ti))
-    assert held.ledger.submissions[0].generation_id in caught.value.message
+        either.defer(duration=-1)
+    assert either.ids[0] in caught.value.message
     assert "Nothing was sent" not in caught.value.message
     check_chain(caught.value)
     assert isinstance(caught.value.__cause__, errors.SeedanceRequestError)
 
 
-@pytest.mark.parametrize("make_operator", MAKE)
-@pytest.mark.parametrize("stored", [True, False])
+@STORED
 def test_a_connection_that_breaks_after_the_submission_names_what_was_paid_for(
-    held: SeedanceEmulator, connect: Connect, make_operator: Any, stored: bool
+    either: Tries, api: str, stored: bool
 ) -> None:
     """The certificates are read when a client is made, and the error about them says that nothing was sent."""
-    context = make_context(Store() if stored else None)
-    op = make_operator(timeout=1e-6)
-    deferred = deferral(lambda: op.execute(context))
-    connect("seedanceapi-v2", verify="/nowhere/ca.pem")
-    kwargs = {**deferred.kwargs, "event": None}
+    either.services.hold()
+    either.stored = stored
+    either.defer(timeout=1e-6)
+    either.connect(api, verify="/nowhere/ca.pem")
     with pytest.raises(errors.SeedanceError) as caught:
-        make_operator(timeout=1e-6).resume_execution(deferred.method_name, kwargs, context)
-    assert held.ledger.submissions[0].generation_id in str(caught.value)
+        either.resume()
+    assert either.ids[0] in str(caught.value)
     assert "Nothing was sent" not in str(caught.value)
     check_chain(caught.value)
 
 
-def test_a_final_failure_of_a_batch_names_all_that_is_paid(held: SeedanceEmulator, connect: Connect) -> None:
-    held.release()
-    held.fault("refuse", prompt="bad")
-    one = batch_runner.Batch(held, connect)
+def test_a_final_failure_of_a_batch_names_all_that_is_paid(batch: Batch) -> None:
+    batch.services.fault("refuse", prompt="bad")
     with pytest.raises(errors.SeedanceBatchFinalError) as caught:
-        one.run(["good", "bad"])
-    assert one.paid_ids_in(str(caught.value))
+        batch.run(["good", "bad"])
+    assert batch.paid_ids_in(str(caught.value))
+
+
+# ---------------------------------------------------------------------- below Airflow 3.3
+
+
+class StartedTask(TaskInstance):
+    """Task instance that knows what the API server says of an entry, as Airflow's do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ti_context_from_server = SimpleNamespace(next_method=None, should_retry=True)
+
+
+@pytest.fixture
+def server(either: Tries) -> Any:
+    """What the API server says of an entry of a task without a store."""
+    either.without_store()
+    either.ti = StartedTask()
+    return either.ti._ti_context_from_server
+
+
+@pytest.mark.parametrize("on_uncertain", ["fail", "resubmit"])
+def test_a_result_that_airflow_cannot_push_is_not_paid_for_again(
+    either: Tries, server: Any, on_uncertain: str
+) -> None:
+    either.services.release()
+    either.prepare(on_uncertain_submit=on_uncertain, deferrable=False, poll_interval=0.01)
+    either.enter()
+    assert server.should_retry is (on_uncertain == "resubmit")
+
+
+def test_an_estimate_that_airflow_cannot_push_is_made_again(batch: Batch) -> None:
+    batch.without_store()
+    batch.ti = ti = StartedTask()
+    batch.run(["a"], dry_run=True)
+    assert ti._ti_context_from_server.should_retry
+
+
+def render(tries: Tries, **values: Any) -> None:
+    """Render the templates of a new operator."""
+    template = "{{ prompt }}"
+    tries.prepare(**({"prompt": template} if isinstance(tries, Task) else {"requests": [template]}))
+    context: Any = {**make_context(None, tries.ti), **values}
+    tries.op.render_template_fields(context, tries.op.get_template_env())
+
+
+@pytest.mark.parametrize("state", ["not started", "refused", "submitted"])
+def test_a_template_that_fails_is_final_after_a_submission(either: Tries, server: Any, state: str) -> None:
+    either.services.hold()
+    if state == "refused":
+        either.services.fault("rate_limit", retry_after=1800)
+    render(either, prompt="a")
+    if state != "not started":
+        server.next_method = either.defer().method_name
+    value = MagicMock(__str__=Mock(side_effect=ConnectionError("the secrets backend is away")))
+    expected = errors.SeedanceUnrecordedError if state == "submitted" else ConnectionError
+    with pytest.raises(expected, match="secrets backend is away") as caught:
+        render(either, prompt=value)
+    assert all(one in str(caught.value) for one in either.ids)
+    assert len(either.ids) == (state == "submitted")
