@@ -63,35 +63,24 @@ def test_the_connection_that_a_record_is_about(found: Record | None, owner: str)
 
 
 @pytest.mark.parametrize(
-    ("found", "attempt", "order"),
+    ("found", "attempt", "order", "needs_its_owner"),
     [
-        (None, ATTEMPT, "abc"),
-        (record("not_submitted"), ATTEMPT, "abc"),
-        (record("submitted"), ATTEMPT, "bac"),
-        (record("submitted"), CLEARED, "abc"),
-        (record("intent"), ATTEMPT, "b"),
-        (record("uncertain"), CLEARED, "b"),
+        (None, ATTEMPT, "abc", False),
+        (record("not_submitted"), ATTEMPT, "abc", False),
+        (record("submitted"), ATTEMPT, "bac", True),
+        (record("submitted"), CLEARED, "abc", False),
+        (record("intent"), ATTEMPT, "b", True),
+        (record("uncertain"), CLEARED, "b", True),
     ],
 )
-def test_the_order_of_the_connections(found: Record | None, attempt: Attempt, order: str) -> None:
+def test_the_connections_that_may_be_tried(
+    found: Record | None, attempt: Attempt, order: str, needs_its_owner: bool
+) -> None:
     tried = submissions(attempt)
     assert "".join(each.conn_id for each in tried._in_order(tried.owner_of(found), found)) == order
-
-
-@pytest.mark.parametrize(
-    ("found", "attempt", "fails"),
-    [
-        (None, ATTEMPT, False),
-        (record("not_submitted"), ATTEMPT, False),
-        (record("submitted"), ATTEMPT, True),
-        (record("submitted"), CLEARED, False),
-        (record("uncertain"), CLEARED, True),
-        (record("submitted", conn_id="a"), ATTEMPT, False),
-    ],
-)
-def test_a_paid_connection_without_the_request(found: Record | None, attempt: Attempt, fails: bool) -> None:
     error = errors.SeedanceRequestError("no images")
-    assert unfit_owner({"b": error}, found, attempt) == (error if fails else None)
+    assert unfit_owner({"b": error}, found, attempt) == (error if needs_its_owner else None)
+    assert unfit_owner({"c": error}, found, attempt) is None
 
 
 # ---------------------------------------------------------------------- refusals
