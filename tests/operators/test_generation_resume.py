@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk.bases.operator import TriggerFailureReason
-from helpers import ALL_APIS, set_submission_timing
+from helpers import ALL_APIS
 from support import TaskInstance, deferral
 from versions import ENDING_FROM_TRIGGERS, require
 
@@ -29,41 +29,16 @@ FAILURE = TriggerFailureReason.TRIGGER_FAILURE
 # ---------------------------------------------------------------------- paths
 
 
+Path = Callable[[Task], Any]
+
+
 def direct(task: Task) -> Any:
     task.services.release()
     return task.run(poll_interval=0.01, deferrable=False)
 
 
-def deferred(task: Task, **arguments: Any) -> Any:
-    trigger = task.defer_and_finish(**arguments).trigger
-    return task.resume(fire(trigger))
-
-
-def read_again(task: Task) -> Any:
-    task.defer_and_finish()
-    return task.resume()
-
-
-def reattached(task: Task) -> Any:
-    task.defer_and_finish()
-    task.ti.retry()
-    return task.run()
-
-
-def cleared(task: Task) -> Any:
-    task.defer_and_finish()
-    task.ti.clear()
-    return task.run()
-
-
-def timed_out_by_airflow(task: Task) -> Any:
-    task.defer_and_finish()
-    return task.fail_deferral(TIMEOUT)
-
-
-def broken_trigger(task: Task) -> Any:
-    task.defer_and_finish()
-    return task.fail_deferral(FAILURE)
+def deferred(task: Task) -> Any:
+    return task.resume(fire(task.defer_and_finish().trigger))
 
 
 def below_3_3(task: Task) -> Any:
@@ -71,8 +46,18 @@ def below_3_3(task: Task) -> Any:
     return deferred(task)
 
 
+def finished(go_on: Path) -> Path:
+    """Return a path that begins with a deferral and the end of the render."""
+
+    def path(task: Task) -> Any:
+        task.defer_and_finish()
+        return go_on(task)
+
+    return path
+
+
 def after_the_deadline(task: Task) -> Any:
-    task.defer_and_finish().kwargs["deadline"] = time.time() - 1  # type: ignore[index]
+    task.deferred.kwargs["deadline"] = time.time() - 1
     return task.resume({"generation_id": task.generation_id, "outcome": "deadline"})
 
 
@@ -93,21 +78,32 @@ def ended_by_trigger(task: Task) -> Any:
     return written["return_value"]
 
 
-RECORDED = (direct, deferred, read_again, reattached, cleared, timed_out_by_airflow, broken_trigger)
+#: Paths that record the end, with one request for it.
+RECORDED: dict[str, Path] = {
+    "direct": direct,
+    "deferred": deferred,
+    "without an event": finished(Task.resume),
+    "retried": finished(Task.retry),
+    "cleared": finished(Task.clear),
+    "timed out by Airflow": finished(lambda task: task.fail_deferral(TIMEOUT)),
+    "broken trigger": finished(lambda task: task.fail_deferral(FAILURE)),
+}
+PATHS = {
+    **RECORDED,
+    "below 3.3": below_3_3,
+    "after the deadline": finished(after_the_deadline),
+    "ended by the trigger": ended_by_trigger,
+}
 ANYTHING = {"generation_id", "created_at", "completed_at", "expires_at", "url", "urls", "seed"}
 
 
 @pytest.mark.parametrize(
-    ("path", "api"),
-    [
-        *((deferred, api) for api in ALL_APIS),
-        *zip((*RECORDED, below_3_3, after_the_deadline, ended_by_trigger), itertools.cycle(ALL_APIS)),
-    ],
+    ("path", "api"), [*(("deferred", api) for api in ALL_APIS), *zip(PATHS, itertools.cycle(ALL_APIS))]
 )
-def test_every_path_returns_the_same_result(task: Task, path: Callable[[Task], Any]) -> None:
+def test_every_path_returns_the_same_result(task: Task, path: str) -> None:
     expected = direct(Task(task.services, task.connect))
     task.services.hold()
-    result = path(task)
+    result = PATHS[path](task)
     assert list(result) == [
         *("generation_id", "api", "media", "status", "model", "url", "urls", "duration", "resolution"),
         *("credits", "cost_usd", "created_at", "completed_at", "expires_at"),
@@ -125,8 +121,8 @@ def test_every_path_returns_the_same_result(task: Task, path: Callable[[Task], A
 
 
 @pytest.mark.parametrize("path", RECORDED)
-def test_terminal_status_is_recorded(task: Task, path: Callable[[Task], Any]) -> None:
-    path(task)
+def test_terminal_status_is_recorded(task: Task, path: str) -> None:
+    RECORDED[path](task)
     # A complete event needs no request beside the one of the trigger.
     assert len(task.services.ledger.requests) == 2
     record = rec.Record.from_value(task.store.value)
@@ -150,9 +146,6 @@ def test_incomplete_event_is_checked_with_the_service(task: Task, event: Any) ->
     assert result["status"] == "succeeded"
     assert result["url"].startswith(task.services.url)
     assert task.services.ledger.count("status") == 1
-
-
-# ---------------------------------------------------------------------- resume
 
 
 @pytest.mark.parametrize(
@@ -217,7 +210,7 @@ def test_resume_with_an_unreadable_store_or_another_record_delivers(task: Task) 
     task.defer_and_finish()
     task.store.break_down("get", "set")
     assert task.resume()["status"] == "succeeded"
-    task.store.before = lambda what: None
+    task.restore()
     for change in ({"generation_id": "newer"}, {"version": 99}):
         task.store.change(**change)
         record = task.store.value
@@ -341,10 +334,7 @@ def test_synchronous_wait_times_out(task: Task) -> None:
     assert task.posts == 1
 
 
-def test_id_that_only_the_deferral_has_outlives_a_failure(
-    task: Task, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    set_submission_timing(monkeypatch, write_backoff=())
+def test_id_that_only_the_deferral_has_outlives_a_failure(task: Task) -> None:
     task.defer_while_ids_cannot_be_written()
     with pytest.raises(ZeroDivisionError):  # a template that cannot be rendered
         task.op._run(task.context).fail_resume(ZeroDivisionError())
