@@ -29,9 +29,6 @@ class Batch(Tries):
         self.prepare(requests, **arguments)
         return self.enter()
 
-    def other_task(self) -> Batch:
-        return Batch(self.services, self.connect, **self.defaults)
-
     @property
     def paid(self) -> list[str]:
         return [submission.prompt for submission in self.services.ledger.submissions]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR
@@ -62,6 +62,9 @@ class Tries:
     def without_store(self) -> None:
         """Take the task state store away, as on an Airflow below 3.3."""
         self.stored = False
+
+    def other_task(self) -> Self:
+        return type(self)(self.services, self.connect, **self.defaults)
 
     def prepare(self, *requests: Any, **arguments: Any) -> None:
         """Make the operator of the following entries, unless there is one and these are its arguments."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -52,7 +52,7 @@ def test_long_rate_limit_defers_and_then_submits(task: Task) -> None:
 @pytest.mark.parametrize("api", ["seedance2api"])
 def test_quota_used_up_by_another_task_costs_no_rejected_request(task: Task) -> None:
     task.services.set_rate_limit(1, 3600)
-    Task(task.services, task.connect).defer()
+    task.other_task().defer()
     trigger = task.defer().trigger
     assert isinstance(trigger, SeedanceQuotaTrigger)
     assert trigger.seedance_conn_id == "seedance_default"
@@ -67,10 +67,9 @@ def test_quota_used_up_by_another_task_costs_no_rejected_request(task: Task) -> 
 
 def test_submissions_above_the_limit_of_a_minute_wait_without_a_request(task: Task) -> None:
     task.connect("ark", submissions_per_minute=1)
-    limited = partial(Task, task.services, partial(task.connect, submissions_per_minute=1))
-    task.defer()
-    second, third = limited(), limited()
+    second, third = task.other_task(), task.other_task()
     before = time.time()
+    task.defer()
     trigger, last = second.defer().trigger, third.defer().trigger
     assert isinstance(trigger, SeedanceQuotaTrigger)
     assert before + 50 < trigger.not_before < time.time() + 71
@@ -85,16 +84,13 @@ def test_a_refused_submission_lowers_the_rate_of_its_model(task: Task) -> None:
     task.services.fault("rate_limit", retry_after=None, times=4)
     before = time.time()
     assert task.defer().trigger.not_before >= before + MIN_REFUSED_SECONDS
-    connect = partial(task.connect, submissions_per_minute=60)
-    waits = [Task(task.services, connect).defer().trigger for _ in range(8)]
+    waits = [task.other_task().defer().trigger for _ in range(8)]
     assert any(isinstance(wait, SeedanceQuotaTrigger) for wait in waits)
     assert task.submitted < 8
 
 
 @pytest.mark.parametrize(("hours", "waits"), [(5, True), (160, True), (600, False)])
-def test_a_plan_that_is_used_up_is_waited_for_if_it_is_not_too_long(
-    task: Task, hours: int, waits: bool
-) -> None:
+def test_a_plan_that_is_used_up_is_waited_for_unless_too_long(task: Task, hours: int, waits: bool) -> None:
     reset_at = datetime.now(UTC) + timedelta(hours=hours)
     message = f"You have exceeded the usage quota. It will reset at {reset_at:%Y-%m-%d %H:%M:%S %z} UTC."
     task.services.fault("refuse", status=429, code="AccountQuotaExceeded", message=message)
@@ -120,8 +116,8 @@ def test_submission_is_not_deferred_without_end(task: Task) -> None:
     task.services.fault("rate_limit", times=None, retry_after=3600)
     first = task.defer().kwargs
     assert first["refusals"] == 1
-    again = {"refusals": 2, "since": first["since"], "granted": "seedance_default"}
-    assert task.defer_again().kwargs == again
+    again = task.defer_again().kwargs
+    assert again == {"refusals": 2, "since": first["since"], "granted": "seedance_default"}
     long_ago = time.time() - base.MAX_QUOTA_WAIT_SECONDS
     with pytest.raises(errors.SeedanceRateLimitError):
         make().resume_submit(task.context, None, refusals=9, since=long_ago)
@@ -222,11 +218,6 @@ def test_below_3_3_failures_before_the_submission_are_retried(forgetful: Task) -
 # ---------------------------------------------------------------------- on_kill
 
 
-def wait_for(task: Task, generation_id: str) -> None:
-    hook = SeedanceHook("seedance_default")
-    task.op.cancel_abandoned = partial(cancel_abandoned, hook, task.ti, [generation_id], "video", task.op.log)
-
-
 @pytest.mark.parametrize(
     ("state", "allowed", "cancelled"),
     [("failed", True, True), ("failed", False, False), ("restarting", True, False), (None, True, False)],
@@ -234,38 +225,26 @@ def wait_for(task: Task, generation_id: str) -> None:
 def test_on_kill_cancels_abandoned_generations_only(
     task: Task, state: str | None, allowed: bool, cancelled: bool
 ) -> None:
-    task.defer()
-    task.op = make(deferrable=False, cancel_on_kill=allowed)
-    task.ti.state = state
-    wait_for(task, task.generation_id)
-    task.op.on_kill()
-    status = task.services.generation(task.generation_id).status
-    assert status == ("cancelled" if cancelled else "queued")
-    assert len(task.services.ledger.deletions) == int(cancelled)
-
-
-def test_on_kill_while_it_waits(task: Task) -> None:
-    task.op = make(deferrable=False, poll_interval=0.01)
-
-    def run() -> None:
-        with pytest.raises(errors.SeedanceGenerationCancelledError):
-            task.run()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    while not task.services.ledger.count("status"):
-        thread.join(0.01)
-    task.ti.state = "failed"
-    task.op.on_kill()
-    thread.join(10)
-    assert [deletion.effect for deletion in task.services.ledger.deletions] == ["cancelled"]
+    task.prepare(deferrable=False, poll_interval=0.01, cancel_on_kill=allowed)
+    with ThreadPoolExecutor() as workers:
+        run = workers.submit(task.run)
+        try:
+            while not task.services.ledger.count("status"):
+                wait([run], timeout=0.01)
+                assert not run.done()
+            task.ti.state = state
+            task.op.on_kill()
+        finally:
+            task.services.release()
+    assert isinstance(run.exception(), errors.SeedanceGenerationCancelledError) is cancelled
+    assert [deletion.effect for deletion in task.services.ledger.deletions] == ["cancelled"] * cancelled
 
 
 def test_on_kill_never_raises(task: Task, log: Log) -> None:
     make().on_kill()
     task.op = make(deferrable=False)
-    task.ti = object()  # type: ignore[assignment]
-    wait_for(task, "some-id")
+    hook, ti = SeedanceHook("seedance_default"), object()
+    task.op.cancel_abandoned = partial(cancel_abandoned, hook, ti, ["some-id"], "video", task.op.log)
     task.op.on_kill()
     assert task.services.ledger.requests == []
     assert "was not cancelled, it goes on and is billed" in log.lines[-1]

@@ -101,7 +101,7 @@ ANYTHING = {"generation_id", "created_at", "completed_at", "expires_at", "url", 
     ("path", "api"), [*(("deferred", api) for api in ALL_APIS), *zip(PATHS, itertools.cycle(ALL_APIS))]
 )
 def test_every_path_returns_the_same_result(task: Task, path: str) -> None:
-    expected = direct(Task(task.services, task.connect))
+    expected = direct(task.other_task())
     task.services.hold()
     result = PATHS[path](task)
     assert list(result) == [
@@ -236,7 +236,7 @@ def test_failed_deferral_without_record_or_id(task: Task, reason: str) -> None:
 @pytest.mark.parametrize("api", ["seedance2api"])
 def test_broken_quota_wait_before_any_record_submits(task: Task, reason: str, stored: bool) -> None:
     task.services.set_rate_limit(1, 3600)
-    Task(task.services, task.connect).defer()
+    task.other_task().defer()
     if not stored:
         task.without_store()
     assert isinstance(task.defer().trigger, SeedanceQuotaTrigger)

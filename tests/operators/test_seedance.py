@@ -147,7 +147,7 @@ def test_images_from_another_tasks_result(task: Task) -> None:
     task.services.release()
     image = SeedreamGenerateImageOperator(task_id="still", prompt=PROMPT).execute(task.context)
     for images in (image, image["url"], [image], str(image["urls"]), json.dumps(image)):
-        Task(task.services, task.connect).defer(images=images)
+        task.other_task().defer(images=images)
         content = task.services.ledger.submissions[-1].request["content"]
         assert content[1]["image_url"]["url"] == image["url"]
     with pytest.raises(errors.SeedanceRequestError):
