@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from helpers import set_submission_timing, set_timing
+from helpers import set_submission_timing
 from support import Log
 
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
@@ -13,11 +13,6 @@ from airflow_provider_seedance.ledger import task_state
 from airflow_provider_seedance.operators.base import SeedanceOperator
 from operators.batch_runner import Batch
 from operators.generation_task import Connect, Task, Tries
-
-
-@pytest.fixture(autouse=True)
-def _fire_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_timing(monkeypatch, min_trigger_time=0.0)
 
 
 @pytest.fixture

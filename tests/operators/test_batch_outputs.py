@@ -36,9 +36,6 @@ def test_dry_run_sends_nothing(batch: Batch, log: Log, api: str) -> None:
         assert result["credits"] == 2 * batch.other_task().run(["a"])["credits"]
 
 
-# ---------------------------------------------------------------------- manifest
-
-
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
     return tmp_path / "manifest.jsonl"
@@ -84,8 +81,7 @@ def test_results_of_ended_generations_are_not_overdue(
     monkeypatch.setattr(time, "time", lambda: now() + 600 * len(batch.deferrals))
     result = batch.run(["a", "b", "c"], max_in_flight=1, timeout=1000, manifest_path=str(manifest))
     assert result["counts"]["succeeded"] == 3
-    first = batch.services.ledger.submissions[0].generation_id
-    reads = [request for request in batch.services.ledger.requests if request.generation_id == first]
+    reads = [request for request in batch.services.ledger.requests if request.generation_id == batch.ids[0]]
     assert [request.kind for request in reads if request.kind != "submit"] == ["status"]
 
 
@@ -122,9 +118,6 @@ def test_manifest_is_complete_when_the_task_fails_later(batch: Batch, manifest: 
     assert [line["status"] for line in lines(manifest)] == ["succeeded", "succeeded"]
 
 
-# ---------------------------------------------------------------------- requests from files
-
-
 def test_too_deeply_nested_request_fails_alone(batch: Batch, tmp_path: Path) -> None:
     path = tmp_path / "requests.jsonl"
     deep = '{"prompt": "b", "extra_params": {"x": ' + "[" * 600 + "]" * 600 + "}}"
@@ -142,9 +135,6 @@ def test_requests_from_a_file_that_no_manifest_replaces(batch: Batch, tmp_path: 
     assert path.read_text() == text
     result = batch.run(str(path))
     assert [(entry["key"], entry["duration"]) for entry in result["succeeded"]] == [("lamp", 4), ("shoe", 8)]
-
-
-# ---------------------------------------------------------------------- report
 
 
 def states(report: dict[str, Any]) -> list[str]:
@@ -190,15 +180,14 @@ def test_the_advice_about_an_uncertain_item_is_given_once(batch: Batch) -> None:
 
 @pytest.mark.parametrize("included", [True, False])
 def test_result_and_manifest_hold_the_requests_if_wanted(
-    batch: Batch, tmp_path: Path, included: bool
+    batch: Batch, manifest: Path, included: bool
 ) -> None:
-    arguments = {"duration": 8, "include_requests": included}
+    arguments = {"duration": "8", "include_requests": included}
     result = batch.run([{"prompt": "a lamp", "key": "lamp"}], **arguments)
     request = {"prompt": "a lamp", "duration": 8}
     assert result["succeeded"][0].get("request") == (request if included else None)
-    path = tmp_path / "manifest.jsonl"
-    batch.other_task().run(["a hat"], manifest_path=str(path), **arguments)
-    assert lines(path)[0].get("request") == ({**request, "prompt": "a hat"} if included else None)
+    batch.other_task().run(["a hat"], manifest_path=str(manifest), **arguments)
+    assert lines(manifest)[0].get("request") == ({**request, "prompt": "a hat"} if included else None)
 
 
 @pytest.mark.parametrize("api", ["ark"])

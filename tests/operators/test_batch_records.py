@@ -135,9 +135,7 @@ def test_uncertain_item_behind_a_stop_is_not_reported_as_not_submitted(batch: Ba
     assert batch.paid == ["a", "b", "c"]
 
 
-def test_worker_loss_after_a_post_leaves_one_uncertain_item(
-    batch: Batch, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_worker_loss_leaves_one_uncertain_item(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
     send = submitter.Submission._send
 
     def die_after_b(self: Any, call: Any, request: Any, **options: Any) -> Any:
@@ -155,9 +153,7 @@ def test_worker_loss_after_a_post_leaves_one_uncertain_item(
     assert sorted(batch.paid) == ["a", "b", "c"]
 
 
-def test_uncertain_submissions_open_the_circuit_breaker(
-    batch: Batch, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_uncertain_submissions_open_the_breaker(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
     fault = batch.services.fault("gateway_error", on="submit", accept=True, times=None, status=502)
     set_submission_timing(monkeypatch, retry_after=0.01, min_backoff=0.01)
     requests = [f"lamp {number}" for number in range(5)]
@@ -175,9 +171,7 @@ def test_uncertain_submissions_open_the_circuit_breaker(
 
 @pytest.mark.parametrize("stored", [True, False])
 @pytest.mark.parametrize("api", ["runbase"])
-def test_lost_replies_and_rate_limits_alternately_submit_an_item_twice_at_most(
-    batch: Batch, stored: bool
-) -> None:
+def test_lost_replies_between_rate_limits_submit_an_item_twice_at_most(batch: Batch, stored: bool) -> None:
     for _ in range(4):
         batch.services.fault("drop_reply")
         batch.services.fault("rate_limit", retry_after=0)
@@ -185,9 +179,6 @@ def test_lost_replies_and_rate_limits_alternately_submit_an_item_twice_at_most(
     result = batch.run(["A lamp"], on_item_failure="keep", on_uncertain_submit="resubmit")
     assert kinds(result) == [("0", "uncertain")]
     assert len(batch.paid) == 2
-
-
-# ---------------------------------------------------------------------- changed lists
 
 
 def test_changed_list_in_a_retry_submits_nothing_new(batch: Batch) -> None:
@@ -226,9 +217,6 @@ def test_orphans_are_reported(batch: Batch, tmp_path: Path, left: list[str]) -> 
     assert sorted(batch.paid) == ["a", "b", "c"]
 
 
-# ---------------------------------------------------------------------- refused submissions
-
-
 @pytest.mark.parametrize("deferrable", [True, False])
 @pytest.mark.parametrize("emulator_options", [{"render_seconds": 0.05, "speed": 1}], ids=["real time"])
 def test_nothing_is_submitted_before_retry_after(batch: Batch, deferrable: bool) -> None:
@@ -250,9 +238,6 @@ def test_nothing_is_submitted_before_retry_after(batch: Batch, deferrable: bool)
         assert (waits[-1] or 0) > time.time() + 3000
     else:
         assert (getattr(caught.value, "retry_after", None) or 0) > 3000
-
-
-# ---------------------------------------------------------------------- the record store
 
 
 @pytest.mark.parametrize("count", [3, 5])
@@ -437,9 +422,7 @@ def test_id_that_only_the_deferral_has_outlives_a_failure(batch: Batch, tmp_path
     assert [record and record.generation_id for record in stored] == batch.ids
 
 
-def test_records_of_an_earlier_deferral_are_not_the_latest(
-    batch: Batch, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_earlier_records_are_not_the_latest(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
     """Below Airflow 3.3, where the XCom of the later deferral was too large."""
     batch.without_store()
     first = batch.defer(["a", "b"], max_in_flight=1)
@@ -448,7 +431,7 @@ def test_records_of_an_earlier_deferral_are_not_the_latest(
     too_large = Mock(side_effect=ValueError("The value is too large."))
     push_short = lambda ti, key, value: too_large() if value else push(ti, key, value)  # noqa: E731
     monkeypatch.setattr(TaskInstance, "xcom_push", push_short)
-    deferral(partial(batch.op.execute_complete, batch.context, event, **first.kwargs))
+    batch.defer_again(event)
     assert batch.paid == ["a", "b"]
     with pytest.raises(errors.SeedanceUnrecordedError):
         batch.fail_deferral(TIMEOUT)

@@ -54,9 +54,6 @@ def awaits_callback(task: Task) -> bool:
     return isinstance(task.deferred.trigger, SeedanceCallbackTrigger)
 
 
-# ---------------------------------------------------------------------- deferral and resume
-
-
 @pytest.mark.parametrize("api", CALLING)
 def test_submission_contains_the_callback_url_and_the_deferral_does_not(calling: Task) -> None:
     deferred = calling.defer()
@@ -181,8 +178,7 @@ def test_callback_at_the_end_of_the_deferral(task: Task, callback_timed_out: Tim
 
 @pytest.mark.parametrize("stored", [True, False])
 def test_unknown_id_is_not_adopted(task: Task, stored: bool, caplog: pytest.LogCaptureFixture) -> None:
-    if not stored:
-        task.without_store()
+    task.stored = stored
     caplog.set_level("INFO")
     task.defer()
     task.store_callback("made-up")
@@ -209,8 +205,7 @@ def test_id_that_stays_unknown_fails_like_a_missing_callback(task: Task, callbac
 @pytest.mark.parametrize("stored", [True, False])
 def test_unreadable_id_is_not_adopted(task: Task, stored: bool, caplog: pytest.LogCaptureFixture) -> None:
     """The outage that lost the reply is the same that keeps us from asking about what a call has named."""
-    if not stored:
-        task.without_store()
+    task.stored = stored
     waiting = task.defer()
     fault = task.services.fault("gateway_error", on="status", times=None)
     # The first call names an event of the service's own.
@@ -274,15 +269,12 @@ def test_unreadable_store_decides_nothing(task: Task) -> None:
     task.store.break_down("get")
     with pytest.raises(errors.SeedanceStateError):
         task.resume(task.called)
-    task.store.before = lambda what: None
+    task.restore()
     # The API server has stored the id, so the retry finds it.
     task.store_callback(task.generation_id)
     task.ti.retry()
     task.defer()
     assert task.polls_its_only_submission
-
-
-# ---------------------------------------------------------------------- retry and clear
 
 
 def test_early_retry_waits_for_the_callback_too(task: Task) -> None:
@@ -332,17 +324,6 @@ def test_clear_keeps_a_late_unconfirmed_id(missing: Task) -> None:
     assert missing.polls_its_only_submission
 
 
-# ---------------------------------------------------------------------- resubmitting
-
-
-def test_missing_callback_resubmits_once(task: Task, callback_timed_out: TimeOut) -> None:
-    task.defer(on_uncertain_submit="resubmit")
-    callback_timed_out()
-    task.defer_again(SILENCE)
-    assert task.waits_for(task.generation_id)
-    assert task.posts == 2
-
-
 def test_without_store_there_is_only_one_resubmission(calling: Task, callback_timed_out: TimeOut) -> None:
     calling.without_store()
     calling.services.fault("drop_reply", times=None)
@@ -373,9 +354,7 @@ def test_resubmission_waits_for_its_callback_and_is_not_repeated(calling: Task) 
 
 
 @pytest.mark.parametrize("policy", ["fail", "resubmit"])
-def test_without_store_an_unreadable_id_is_final(
-    forgetful: Task, callback_timed_out: TimeOut, policy: str
-) -> None:
+def test_an_unreadable_id_is_final(forgetful: Task, callback_timed_out: TimeOut, policy: str) -> None:
     forgetful.defer(on_uncertain_submit=policy)
     forgetful.services.fault("gateway_error", on="status", times=None)
     callback_timed_out()

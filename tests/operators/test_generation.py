@@ -111,8 +111,6 @@ def test_synchronous_answer_does_not_defer(task: Task) -> None:
     assert task.ti.pushed["generation_id"] == result["generation_id"]
 
 
-# ---------------------------------------------------------------------- invalid arguments
-
 #: Some of each kind; ``tests/apis`` has all arguments of each service.
 BAD = [
     ("seedanceapi-v2", {"duration": 7}, ["duration=7", "5, 10 or 15"]),
@@ -173,6 +171,7 @@ def test_unreadable_extra(task: Task, monkeypatch: pytest.MonkeyPatch, extra: st
         *(({"max_credits": value}, f"max_credits is {value}") for value in (-1, math.nan)),
         ({"max_cost_usd": "1"}, "max_cost_usd is '1'"),
         ({"reuse": "all"}, "reuse is 'all'"),
+        *(({"seedance_conn_id": ["a", *more]}, "seedance_conn_id is") for more in (["a"], [""], [None])),
         ({"use_callback": "yes"}, "use_callback is 'yes'"),
         ({"use_callback": True, "deferrable": False}, "use_callback needs deferrable=True"),
         ({"cancel_on_kill": object()}, "cancel_on_kill"),
@@ -196,9 +195,6 @@ def test_applied_defaults_are_logged(task: Task, log: Log) -> None:
     lines = [line for line in log.lines if "Default applied" in line]
     for words, line in zip(("model='seedance-1.5-pro'", "duration=5"), lines, strict=True):
         assert words in line
-
-
-# ---------------------------------------------------------------------- end_from_trigger
 
 
 @needs(ENDING_FROM_TRIGGERS)

@@ -28,9 +28,6 @@ def api() -> str:
     return "ark"
 
 
-# ---------------------------------------------------------------------- quota
-
-
 @pytest.mark.parametrize("api", ["seedance2api"])
 def test_long_rate_limit_defers_and_then_submits(task: Task) -> None:
     task.services.fault("rate_limit", retry_after=1800)
@@ -130,8 +127,7 @@ def test_lost_replies_and_rate_limits_alternately_submit_twice_at_most(task: Tas
     for _ in range(4):
         task.services.fault("drop_reply")
         task.services.fault("rate_limit", retry_after=1800)
-    if not stored:
-        task.without_store()
+    task.stored = stored
     assert task.defer(on_uncertain_submit="resubmit").method_name == "resume_submit"
     with pytest.raises(errors.SeedanceUncertainSubmitError, match="submitted again once"):
         task.resume()
@@ -146,9 +142,6 @@ def test_the_renders_page_learns_that_a_submission_is_uncertain(task: Task) -> N
         task.defer()
     assert task.ti.pushed["seedance_error"] == str(caught.value)
     assert task.ti.pushed["seedance_report"] == {"kind": "uncertain"}
-
-
-# ---------------------------------------------------------------------- below Airflow 3.3
 
 
 @pytest.mark.parametrize(
@@ -183,23 +176,19 @@ def test_below_3_3_failures_after_a_post_are_final(
         assert "not retried" in caught.value.message
 
 
-def test_below_3_3_failed_synchronous_wait_is_final(forgetful: Task) -> None:
-    with pytest.raises(errors.SeedanceUnrecordedError) as caught:
-        forgetful.run(deferrable=False, poll_interval=0.01, timeout=0.05)
-    assert caught.value.generation_id == forgetful.generation_id
-    assert isinstance(caught.value.__cause__, errors.SeedanceTimeoutError)
-
-
-@pytest.mark.parametrize("api", ["runbase"])
-def test_below_3_3_timeout_after_the_submission_is_final(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SeedanceHook, "wait_for_end", Mock(side_effect=AirflowTaskTimeout))
-    with pytest.raises(AirflowTaskTimeout):
-        task.run(deferrable=False, poll_interval=0.05)
+@pytest.mark.parametrize("cause", [AirflowTaskTimeout("over"), errors.SeedanceTimeoutError("over")], ids=repr)
+def test_below_3_3_failed_wait_on_a_worker_is_final(
+    task: Task, monkeypatch: pytest.MonkeyPatch, cause: BaseException
+) -> None:
+    monkeypatch.setattr(SeedanceHook, "wait_for_end", Mock(side_effect=cause))
+    with pytest.raises(type(cause)):
+        task.run(deferrable=False)
     task.ti = TaskInstance()
     task.without_store()
     with pytest.raises(errors.SeedanceUnrecordedError) as caught:
         task.run()
     assert caught.value.generation_id == task.generation_id
+    assert caught.value.__cause__ is cause
 
 
 def test_below_3_3_connection_deleted_while_deferred_is_final(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,9 +202,6 @@ def test_below_3_3_failures_before_the_submission_are_retried(forgetful: Task) -
     with pytest.raises(errors.SeedanceConnectionError) as caught:
         forgetful.run()
     assert caught.value.retry_helps
-
-
-# ---------------------------------------------------------------------- on_kill
 
 
 @pytest.mark.parametrize(

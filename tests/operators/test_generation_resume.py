@@ -218,8 +218,6 @@ def test_resume_with_an_unreadable_store_or_another_record_delivers(task: Task) 
         assert task.store.value == record
 
 
-# ---------------------------------------------------------------------- failed deferrals of submissions
-
 both_failures = pytest.mark.parametrize("reason", list(TriggerFailureReason))
 
 
@@ -237,8 +235,7 @@ def test_failed_deferral_without_record_or_id(task: Task, reason: str) -> None:
 def test_broken_quota_wait_before_any_record_submits(task: Task, reason: str, stored: bool) -> None:
     task.services.set_rate_limit(1, 3600)
     task.other_task().defer()
-    if not stored:
-        task.without_store()
+    task.stored = stored
     assert isinstance(task.defer().trigger, SeedanceQuotaTrigger)
     assert task.posts == 1
     task.services.set_rate_limit(None)
@@ -249,7 +246,7 @@ def test_broken_quota_wait_before_any_record_submits(task: Task, reason: str, st
 
 
 @pytest.mark.parametrize("broken", [False, True])
-def test_a_past_quota_wait_explains_no_missing_id(
+def test_a_past_wait_explains_no_missing_id(
     task: Task, monkeypatch: pytest.MonkeyPatch, broken: bool
 ) -> None:
     task.without_store()
@@ -275,9 +272,7 @@ def test_a_past_quota_wait_explains_no_missing_id(
 @pytest.mark.parametrize(
     ("reason", "change"), [(TIMEOUT, {"prompt": "Something else"}), (FAILURE, {"on_clear": "new"})]
 )
-def test_broken_quota_wait_delivers_no_earlier_render(
-    task: Task, reason: str, change: dict[str, str]
-) -> None:
+def test_broken_quota_wait_delivers_no_earlier_one(task: Task, reason: str, change: dict[str, str]) -> None:
     old = deferred(task)["generation_id"]
     task.ti.clear()
     task.services.fault("rate_limit", on="submit", retry_after=1800)
@@ -297,9 +292,6 @@ def test_broken_quota_wait_is_not_repeated_without_end(task: Task, reason: str) 
     with pytest.raises(errors.SeedanceRateLimitError):
         task.fail_deferral(reason)
     assert task.submitted == 0
-
-
-# ---------------------------------------------------------------------- failures
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,6 @@ def batch(services: SeedanceEmulator, connect: Connect, api: str) -> Batch:
     return Batch(services, connect, **IN_720P)
 
 
-# ---------------------------------------------------------------------- single
-
 decorated = partial(Decorated, task_id="task", python_callable=lambda: "A lamp")
 
 
@@ -151,9 +149,6 @@ def test_a_lost_reply_counts_without_a_store_over_a_rate_limit(task: Task) -> No
     with pytest.raises(errors.SeedanceUncertainSubmitError, match="raise the limit"):
         task.resume({"not_before": 1})
     assert len(task.ids) == 1
-
-
-# ---------------------------------------------------------------------- batch
 
 
 @pytest.mark.parametrize("stored", [True, False])
@@ -241,9 +236,6 @@ def test_an_uncertain_item_comes_before_what_the_limit_refuses(batch: Batch) -> 
     assert kinds(result) == [("1", "uncertain")]
     assert result["not_submitted"] == ["0"]
     assert batch.paid == ["a", "b", "b"]
-
-
-# ---------------------------------------------------------------------- US dollars
 
 
 @WAYS

@@ -1,15 +1,18 @@
-"""Errors of a task about its requests and its payments, and failures around its methods below Airflow 3.3."""
+"""Errors of tasks about their requests and payments, and what makes a retry or a clear pay again."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock, Mock
 
 import pytest
-from support import TaskInstance, make_context
+from support import make_context
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.ledger import task_state
 from operators.batch_runner import Batch
 from operators.generation_task import Task, Tries
 
@@ -47,9 +50,7 @@ def test_an_invalid_request_after_a_submission_has_a_cause(either: Tries) -> Non
 
 
 @STORED
-def test_a_connection_that_breaks_after_the_submission_names_what_was_paid_for(
-    either: Tries, api: str, stored: bool
-) -> None:
+def test_a_connection_that_breaks_after_the_submission(either: Tries, api: str, stored: bool) -> None:
     """The certificates are read when a client is made, and the error about them says that nothing was sent."""
     either.services.hold()
     either.stored = stored
@@ -72,26 +73,17 @@ def test_a_final_failure_of_a_batch_names_all_that_is_paid(batch: Batch) -> None
 # ---------------------------------------------------------------------- below Airflow 3.3
 
 
-class StartedTask(TaskInstance):
-    """Task instance that knows what the API server says of an entry, as Airflow's do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._ti_context_from_server = SimpleNamespace(next_method=None, should_retry=True)
-
-
-@pytest.fixture
-def server(either: Tries) -> Any:
-    """What the API server says of an entry of a task without a store."""
-    either.without_store()
-    either.ti = StartedTask()
-    return either.ti._ti_context_from_server
+def start(tries: Tries) -> Any:
+    """Take the store of a task away; return what the API server says of its entries, as Airflow keeps it."""
+    tries.without_store()
+    server = SimpleNamespace(next_method=None, should_retry=True)
+    tries.ti._ti_context_from_server = server  # type: ignore[attr-defined]
+    return server
 
 
 @pytest.mark.parametrize("on_uncertain", ["fail", "resubmit"])
-def test_a_result_that_airflow_cannot_push_is_not_paid_for_again(
-    either: Tries, server: Any, on_uncertain: str
-) -> None:
+def test_an_unpushed_result_is_not_paid_for_again(either: Tries, on_uncertain: str) -> None:
+    server = start(either)
     either.services.release()
     either.prepare(on_uncertain_submit=on_uncertain, deferrable=False, poll_interval=0.01)
     either.enter()
@@ -99,10 +91,9 @@ def test_a_result_that_airflow_cannot_push_is_not_paid_for_again(
 
 
 def test_an_estimate_that_airflow_cannot_push_is_made_again(batch: Batch) -> None:
-    batch.without_store()
-    batch.ti = ti = StartedTask()
+    server = start(batch)
     batch.run(["a"], dry_run=True)
-    assert ti._ti_context_from_server.should_retry
+    assert server.should_retry
 
 
 def render(tries: Tries, **values: Any) -> None:
@@ -114,7 +105,8 @@ def render(tries: Tries, **values: Any) -> None:
 
 
 @pytest.mark.parametrize("state", ["not started", "refused", "submitted"])
-def test_a_template_that_fails_is_final_after_a_submission(either: Tries, server: Any, state: str) -> None:
+def test_a_template_that_fails_is_final_after_a_submission(either: Tries, state: str) -> None:
+    server = start(either)
     either.services.hold()
     if state == "refused":
         either.services.fault("rate_limit", retry_after=1800)
@@ -127,3 +119,43 @@ def test_a_template_that_fails_is_final_after_a_submission(either: Tries, server
         render(either, prompt=value)
     assert all(one in str(caught.value) for one in either.ids)
     assert len(either.ids) == (state == "submitted")
+
+
+# ---------------------------------------------------------------------- records that a clear discards
+
+Warned = Callable[[], tuple[int, int]]
+
+
+@pytest.fixture
+def warned(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Warned:
+    """Count the warnings of what a clear discards, and of what it has discarded, since the last count."""
+    monkeypatch.setattr(task_state, "AIRFLOW_V_3_4_PLUS", True)
+    caplog.set_level(logging.WARNING)
+
+    def count() -> tuple[int, int]:
+        discards, discarded = (
+            sum(words in line for line in caplog.messages) for words in ("Keep task state", "holds no record")
+        )
+        caplog.clear()
+        return discards, discarded
+
+    return count
+
+
+def test_each_try_warns_once_and_a_discarded_record_is_submitted_again(either: Tries, warned: Warned) -> None:
+    """From Airflow 3.4 on, a clear discards the task state unless the user keeps it."""
+    either.services.release()
+    either.ti.max_tries = 0
+    either.prepare(poll_interval=0.01)
+    either.enter()
+    assert either.entries > 1
+    assert warned() == (1, 0)
+    either.ti.clear(retries=0)  # and keeps the task state
+    either.enter()
+    assert warned() == (1, 0)
+    assert len(either.ids) == 1
+    either.store.texts.clear()
+    either.ti.clear(retries=0)
+    either.enter()
+    assert warned() == (1, 1)
+    assert len(either.ids) == 2

@@ -68,9 +68,6 @@ def signature(cls: type) -> dict[str, Any]:
     return {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}
 
 
-# ---------------------------------------------------------------------- arguments
-
-
 def test_the_tail_is_the_documented_one() -> None:
     assert signature(SeedanceGenerationOperator) == TAIL
 
@@ -94,9 +91,6 @@ def test_every_request_argument_is_a_template(operator: Any) -> None:
     values = {name: f"{{{{ {name} }}}}" for name in operator.template_fields}
     made = operator(task_id="task", **values)
     assert {name: getattr(made, name) for name in operator.template_fields} == values
-
-
-# ---------------------------------------------------------------------- templates
 
 
 @pytest.mark.parametrize("native", [False, True])
@@ -167,9 +161,6 @@ def test_image_arguments_reach_the_service(task: Task) -> None:
     assert task.services.ledger.submissions[0].request == sent
 
 
-# ---------------------------------------------------------------------- mapping
-
-
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_every_argument_can_be_mapped_over(operator: Any) -> None:
     with DAG("dag") as dag:
@@ -193,9 +184,6 @@ def test_a_mapped_task_is_the_operator_with_its_arguments() -> None:
         assert isinstance(op.retry_policy, SeedanceRetryPolicy)
 
 
-# ---------------------------------------------------------------------- default_args and the retry policy
-
-
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_default_args_reach_every_argument(operator: Any) -> None:
     values: dict[str, Any] = {"seedance_conn_id": "x", "model": "m", "timeout": 60, "poll_interval": 5}
@@ -214,9 +202,6 @@ def test_the_retry_policy_is_ours_unless_the_dag_has_another() -> None:
     assert isinstance(make().retry_policy, SeedanceRetryPolicy)
     policy = OtherPolicy()
     assert make(retry_policy=policy).retry_policy is policy
-
-
-# ---------------------------------------------------------------------- serialization
 
 
 def dag_of_all_operators() -> DAG:

@@ -28,9 +28,6 @@ from airflow_provider_seedance.settings import read_settings
 from operators.batch_runner import Batch
 from operators.generation_task import Connect, Task, make
 
-#: Limit of credits between the price of one render of four seconds and that of two.
-LESS_THAN_TWO = 20
-
 
 @dataclass
 class Stage:
@@ -56,7 +53,7 @@ class Stage:
 
     def without_replies(self) -> Any:
         self.services.fault("drop_reply", times=None)
-        return self.run(on_uncertain_submit="resubmit", max_credits=LESS_THAN_TWO)
+        return self.run(on_uncertain_submit="resubmit", max_credits=20)  # which is less than two renders cost
 
     def with_mapped_result(self) -> None:
         self.monkeypatch.setattr(base, "AIRFLOW_V_3_3_PLUS", True)

@@ -61,9 +61,7 @@ def test_the_wait_before_a_submission(
 
 
 @pytest.mark.parametrize(("has_fallback", "max_wait"), [(True, 60.0), (False, math.inf)])
-def test_a_time_far_ahead_is_booked_where_no_other_connection_is_tried(
-    slept: list[float], has_fallback: bool, max_wait: float
-) -> None:
+def test_a_time_far_ahead_is_booked(slept: list[float], has_fallback: bool, max_wait: float) -> None:
     quota, rate = Scripted(0), Scripted(0)
     module.reserve_quota(quota, rate, "Vendor", inline=False, has_fallback=has_fallback)
     assert rate.calls == [(1000.0, max_wait)]

@@ -51,15 +51,15 @@ def test_a_url_names_the_team(team: str | None, claimed: str) -> None:
     assert claims_of(TaskInstance(), dag_run=SimpleNamespace(team_name=team)).team == claimed
 
 
-def test_an_unmapped_task() -> None:
-    for map_index in (-1, None):
-        assert claims_of(TaskInstance(map_index=map_index)).map_index == -1  # type: ignore[arg-type]
+@pytest.mark.parametrize("map_index", [-1, None])
+def test_an_unmapped_task(map_index: Any) -> None:
+    assert claims_of(TaskInstance(map_index=map_index)).map_index == -1
 
 
 @pytest.mark.parametrize(("map_index", "region_index"), [(2, 2), (-1, 5)])
 def test_a_mapped_task_and_a_pass_of_a_loop_on_airflow_3_4(map_index: int, region_index: int) -> None:
-    ti = TaskInstance(map_index=map_index)
-    ti.region_id, ti.region_index = UUID("0f" * 16), region_index  # type: ignore[attr-defined]
+    ti: Any = TaskInstance(map_index=map_index)
+    ti.region_id, ti.region_index = UUID("0f" * 16), region_index
     claims = claims_of(ti)
     assert (claims.region_id, claims.map_index) == ("0f" * 16, region_index)
 

@@ -69,7 +69,10 @@ UNREADABLE = [
     errors.SeedanceRequestError("400"),
 ]
 
-#: record and remote -> what follows by (cleared, on_clear, on_uncertain); a missing part stands for any value.
+NOT_FOUND = errors.SeedanceNotFoundError("404")
+
+#: Outcomes by (cleared, on_clear, on_uncertain); a missing part stands for any value.
+Cells = dict[tuple[Any, ...], Any]
 ANY: tuple[Any, ...] = (None, None, None)
 RETRY, CLEAR = (False, None, None), (True, None, None)
 CLEAR_REUSE, CLEAR_NEW = (True, "reuse", None), (True, "new", None)
@@ -77,64 +80,47 @@ RETRY_FAIL, RETRY_RESUBMIT = (False, None, "fail"), (False, None, "resubmit")
 FAIL, RESUBMIT = (None, None, "fail"), (None, None, "resubmit")
 UNKNOWN = errors.SeedanceUncertainSubmitError
 
-TABLE: list[tuple[Record | None, Any, dict[tuple[Any, ...], Any]]] = [
+#: A generation with a known id: its state at the service, and the outcomes.
+KNOWN: list[tuple[Any, Cells]] = [
+    *((remote(status), {ANY: Reattach}) for status in ("queued", "running")),
+    *((error, {ANY: Reattach}) for error in UNREADABLE),
+    *(
+        (there, {RETRY: Deliver, CLEAR_REUSE: Deliver, CLEAR_NEW: Submit})
+        for there in (remote("succeeded"), LAST_SECOND)
+    ),
+    *(
+        (gone, {RETRY: errors.SeedanceOutputGoneError, CLEAR: Submit})
+        for gone in (GONE_LATE, GONE_NOW, GONE_EMPTY)
+    ),
+    *((remote(status), {ANY: Submit}) for status in ("failed", "expired")),
+    (remote("cancelled"), {RETRY: errors.SeedanceGenerationCancelledError, CLEAR: Submit}),
+    (NOT_FOUND, {RETRY: errors.SeedanceNotFoundError, CLEAR: Submit}),
+]
+
+#: The same for a request that has changed since, in every state.
+CHANGED: Cells = {RETRY_FAIL: errors.SeedanceRequestChangedError, RETRY_RESUBMIT: Submit, CLEAR: Submit}
+
+#: Outcomes of a record without an id. A clear before the report is not a decision about it.
+UNSEEN: dict[RecordState, Cells] = {
+    RecordState.NOT_SUBMITTED: {ANY: Submit},
+    RecordState.INTENT: {FAIL: UNKNOWN, RESUBMIT: Submit},
+    RecordState.UNCERTAIN: {RETRY_FAIL: UNKNOWN, RETRY_RESUBMIT: Submit, CLEAR: Submit},
+}
+
+#: A record, the state at the service, and the outcomes.
+TABLE: list[tuple[Record | None, Any, Cells]] = [
     (None, None, {ANY: Submit}),
-    (record(RecordState.NOT_SUBMITTED), None, {ANY: Submit}),
-    (record(RecordState.NOT_SUBMITTED, OTHER), None, {ANY: Submit}),
-    *[
-        row
-        for print_ in (SAME, OTHER)
-        for row in (
-            # A clear before the report is not a decision about it.
-            (record(RecordState.INTENT, print_), None, {FAIL: UNKNOWN, RESUBMIT: Submit}),
-            (
-                record(RecordState.UNCERTAIN, print_),
-                None,
-                {RETRY_FAIL: UNKNOWN, RETRY_RESUBMIT: Submit, CLEAR: Submit},
-            ),
-        )
-    ],
-    *[
-        row
-        for state in (RecordState.SUBMITTED, RecordState.ENDED)
-        for row in (
-            (record(state), remote("queued"), {ANY: Reattach}),
-            (record(state), remote("running"), {ANY: Reattach}),
-            *[
-                (record(state), there, {RETRY: Deliver, CLEAR_REUSE: Deliver, CLEAR_NEW: Submit})
-                for there in (remote("succeeded"), LAST_SECOND)
-            ],
-            *[
-                (record(state), gone, {RETRY: errors.SeedanceOutputGoneError, CLEAR: Submit})
-                for gone in (GONE_LATE, GONE_NOW, GONE_EMPTY)
-            ],
-            (record(state), remote("failed"), {ANY: Submit}),
-            (record(state), remote("expired"), {ANY: Submit}),
-            (
-                record(state),
-                remote("cancelled"),
-                {RETRY: errors.SeedanceGenerationCancelledError, CLEAR: Submit},
-            ),
-            *[(record(state), error, {ANY: Reattach}) for error in UNREADABLE],
-            (
-                record(state),
-                errors.SeedanceNotFoundError("404"),
-                {RETRY: errors.SeedanceNotFoundError, CLEAR: Submit},
-            ),
-            *[
-                (
-                    record(state, OTHER),
-                    at_service,
-                    {RETRY_FAIL: errors.SeedanceRequestChangedError, RETRY_RESUBMIT: Submit, CLEAR: Submit},
-                )
-                for at_service in (remote("succeeded"), remote("failed"), errors.SeedanceNotFoundError("404"))
-            ],
-        )
-    ],
+    *((record(state, print_), None, cells) for print_ in (SAME, OTHER) for state, cells in UNSEEN.items()),
+    *((known, there, cells) for known in (SUBMITTED, ENDED) for there, cells in KNOWN),
+    *(
+        (replace(known, fingerprint=OTHER), there, CHANGED)
+        for known in (SUBMITTED, ENDED)
+        for there in (remote("succeeded"), remote("failed"), NOT_FOUND)
+    ),
 ]
 
 
-def expected(cells: dict[tuple[Any, ...], Any], cell: tuple[Any, ...]) -> Any:
+def expected(cells: Cells, cell: tuple[Any, ...]) -> Any:
     found = [
         outcome
         for pattern, outcome in cells.items()
@@ -175,7 +161,7 @@ def name_of_row(value: Any) -> str | None:
 
 
 @pytest.mark.parametrize(("found", "at_service", "cells"), TABLE, ids=name_of_row)
-def test_the_table(found: Record | None, at_service: Any, cells: dict[tuple[Any, ...], Any]) -> None:
+def test_the_table(found: Record | None, at_service: Any, cells: Cells) -> None:
     for cell in CELLS:
         cleared, on_clear, on_uncertain = cell
         verdict = judge(found, at_service, cleared=cleared, on_clear=on_clear, on_uncertain=on_uncertain)
@@ -335,7 +321,7 @@ NOTES: dict[str, tuple[Record, Any, dict[str, Any], str]] = {
         f"Generation {ID} succeeded, but its output is gone; the task was cleared: submitting anew.",
     ),
     "unknown after a clear": (
-        *(SUBMITTED, errors.SeedanceNotFoundError("404"), {"cleared": True}),
+        *(SUBMITTED, NOT_FOUND, {"cleared": True}),
         f"The service does not know generation {ID} (any more); the task was cleared: submitting anew.",
     ),
     "failed": (*(ENDED, remote("failed"), {}), f"Generation {ID} ended as failed: submitting anew."),
@@ -377,7 +363,7 @@ FAILURES: dict[str, tuple[Record, Any, type[errors.SeedanceError], str]] = {
         "on_uncertain_submit='resubmit'. With mapped tasks: did the order of the items change?",
     ),
     "unknown": (
-        *(SUBMITTED, errors.SeedanceNotFoundError("404"), errors.SeedanceNotFoundError),
+        *(SUBMITTED, NOT_FOUND, errors.SeedanceNotFoundError),
         f"Generation {ID} was submitted by this task, but the service does not know it: its record may have aged out, or "
         "the connection's key changed. Nothing was submitted. Clear the task to submit anew.",
     ),

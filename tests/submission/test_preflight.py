@@ -77,9 +77,6 @@ def test_where_records_survive_a_clear_nothing_is_said(
     assert warnings(caplog, None if on_3_4 else Store(), ti) == []
 
 
-# ---------------------------------------------------------------------- callbacks and prices
-
-
 CALLED = {"callback_base_url": "https://airflow.example.com", "callback_secret": "long enough a secret"}
 
 

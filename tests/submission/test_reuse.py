@@ -32,9 +32,6 @@ def key(request: Any = None, digests: dict[str, str] | None = None, **changes: A
     return reuse_key(request or video("A heron"), replace(CONNECTED, **changes), digests)
 
 
-# ---------------------------------------------------------------------- keys
-
-
 def test_a_key_is_that_of_a_request_at_a_connection() -> None:
     known = key()
     assert known is not None
@@ -70,9 +67,6 @@ def test_an_input_is_downloaded_once(host: MediaServer) -> None:
     assert list(known.values()) == [hashlib.sha256(b"data:image/png;base64,AAAA").hexdigest()]
 
 
-# ---------------------------------------------------------------------- waits
-
-
 @pytest.mark.parametrize("failures", [0, 1, len(TIMING.reuse_backoff), len(TIMING.reuse_backoff) + 1])
 def test_another_task_that_submits_is_waited_for(monkeypatch: pytest.MonkeyPatch, failures: int) -> None:
     slept: list[float] = []
@@ -86,8 +80,6 @@ def test_another_task_that_submits_is_waited_for(monkeypatch: pytest.MonkeyPatch
         assert repeat_while_submitting(write) == "written"
     assert slept == list(TIMING.reuse_backoff[:failures])
 
-
-# ---------------------------------------------------------------------- outputs
 
 BUSY = [Reply(status=status, body=b"busy") for status in (429, 500, 503)]
 TYPES = ("text/html", "application/xml", "application/json")

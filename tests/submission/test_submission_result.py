@@ -45,9 +45,6 @@ def submissions(attempt: Attempt = ATTEMPT) -> FallbackSubmission:
     return FallbackSubmission(submissions=each)
 
 
-# ---------------------------------------------------------------------- order
-
-
 @pytest.mark.parametrize(
     ("found", "owner"),
     [
@@ -81,9 +78,6 @@ def test_the_connections_that_may_be_tried(
     error = errors.SeedanceRequestError("no images")
     assert unfit_owner({"b": error}, found, attempt) == (error if needs_its_owner else None)
     assert unfit_owner({"c": error}, found, attempt) is None
-
-
-# ---------------------------------------------------------------------- refusals
 
 
 def refusal(

@@ -86,9 +86,7 @@ def test_an_id_that_cannot_be_written_is_waited_for(losing: Task, caplog: pytest
     assert losing.posts == 1
 
 
-def test_a_refusal_that_cannot_be_written_is_uncertain_later(
-    losing: Task, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unwritten_refusal_is_uncertain_later(losing: Task, caplog: pytest.LogCaptureFixture) -> None:
     losing.services.fault("refuse", status=400)
     with pytest.raises(errors.SeedanceRequestError):
         losing.enter()
@@ -96,8 +94,6 @@ def test_a_refusal_that_cannot_be_written_is_uncertain_later(
     with pytest.raises(errors.SeedanceUncertainSubmitError):
         losing.retry()
 
-
-# ---------------------------------------------------------------------- refused
 
 REFUSALS = [
     (400, errors.SeedanceRequestError),
@@ -175,9 +171,6 @@ def test_the_delay_grows_with_consecutive_rejections() -> None:
     assert RetryLater(errors.SeedanceRateLimitError("429", retry_after=9000)).seconds(5) == 9000
 
 
-# ---------------------------------------------------------------------- without a store
-
-
 def test_without_a_store_each_submission_warns(task: Task, caplog: pytest.LogCaptureFixture) -> None:
     task.stored = False
     for _ in range(2):
@@ -195,9 +188,6 @@ def test_an_interruption_without_a_store_is_final(task: Task, monkeypatch: pytes
     task.stored = False
     with pytest.raises(errors.SeedanceUnrecordedError, match="may be billed"):
         task.enter()
-
-
-# ---------------------------------------------------------------------- callbacks
 
 
 @pytest.mark.parametrize("api", ["seedanceapi-v1"])
@@ -290,9 +280,7 @@ def test_a_lost_reply_is_looked_up(ark: Task, kind: str) -> None:
 
 
 @pytest.mark.parametrize("policy", ["fail", "resubmit"])
-def test_a_failed_look_up_is_repeated_by_the_next_try(
-    ark: Task, caplog: pytest.LogCaptureFixture, policy: str
-) -> None:
+def test_a_failed_look_up_is_repeated(ark: Task, caplog: pytest.LogCaptureFixture, policy: str) -> None:
     """The first submission may be billed: only a look-up without a match allows another one."""
     caplog.set_level("INFO")
     ark.services.fault("drop_reply")

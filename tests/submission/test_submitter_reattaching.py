@@ -35,9 +35,6 @@ def test_a_link_with_another_signature_is_reported(task: Task, caplog: pytest.Lo
     )
 
 
-# ---------------------------------------------------------------------- running and finished generations
-
-
 @pytest.mark.parametrize("api", ALL_APIS)
 def test_a_retry_goes_on_with_a_running_generation(held: Task) -> None:
     first = held.submit()
@@ -164,9 +161,6 @@ def test_a_re_attachment_that_cannot_be_written_waits(held: Task, caplog: pytest
     assert held.clear().generation_id == first
     assert held.posts == 1
     assert "is away (set)). The generation is known all the same." in caplog.text
-
-
-# ---------------------------------------------------------------------- synchronous images
 
 
 @pytest.fixture
