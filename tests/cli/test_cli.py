@@ -6,8 +6,8 @@ import argparse
 import re
 import subprocess
 import sys
-from importlib import import_module
-from types import SimpleNamespace
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -16,7 +16,6 @@ from airflow_provider_seedance import cli
 from airflow_provider_seedance.cli import (
     COMMANDS,
     LEDGER_COMMANDS,
-    Argument,
     Command,
     get_seedance_cli_commands,
     main,
@@ -48,57 +47,33 @@ def add_group(parsers: Any, group: Any) -> None:
 def called(monkeypatch: pytest.MonkeyPatch) -> list[argparse.Namespace]:
     """Commands do nothing but to note that they were called."""
     seen: list[argparse.Namespace] = []
-    module = SimpleNamespace(
-        **dict.fromkeys(
-            ("demo", "emulator", "render", "status", "wait", "estimate_command", "spend", "resolve"),
-            seen.append,
-        )
-    )
+    load = cli._load
     monkeypatch.setattr(
-        cli, "import_module", lambda name: import_module(name) if name.endswith("_options") else module
+        cli, "_load", lambda target: load(target) if target.endswith("_options") else seen.append
     )
     return seen
 
 
-def arguments_of(command: Command) -> tuple[Argument, ...]:
-    if command.derived is None:
-        return command.arguments
-    module, function = command.derived.split(":")
-    derived: tuple[Argument, ...] = getattr(import_module(module), function)()
-    return derived
-
-
-LINES: list[list[str]] = [
-    ["demo"],
-    ["demo", "--keep", "--yes", "--output", "x", "--speed", "8"],
-    ["emulator", "--port", "0", "--key", "k"],
-    ["render", "A lamp", "-o", "clip.mp4", "--images", "a", "--images", "b", "--duration", "5"],
+@pytest.mark.parametrize(
+    "line",
     [
-        "render",
-        "A lamp",
-        "--file",
-        "clip.mp4",
-        "--output",
-        "json",
-        "--quiet",
-        "--no-watermark",
-        "--max-credits",
-        "5",
+        "demo",
+        "demo --keep --yes --output x --speed 8",
+        "emulator --port 0 --key k",
+        "render Lamp -o clip.mp4 --images a --images b --duration 5",
+        "render Lamp --file clip.mp4 --output json --quiet --no-watermark --max-credits 5",
+        "status g-1 g-2 --still --output json",
+        "wait g-1 --timeout 60 --quiet",
+        "render --generation-id g-1 -o clip.mp4",
+        "estimate requests.jsonl --api ark --output json",
+        "estimate --dag d --from 2026-01-01 --to 2026-01-31",
+        "ledger spend --by dag --from 2026-01-01 --output csv",
+        "ledger resolve d r t --map-index 3 --not-billed",
     ],
-    ["status", "g-1", "g-2", "--still", "--output", "json"],
-    ["wait", "g-1", "--timeout", "60", "--quiet"],
-    ["render", "--generation-id", "g-1", "-o", "clip.mp4"],
-    ["estimate", "requests.jsonl", "--api", "ark", "--output", "json"],
-    ["estimate", "--dag", "d", "--from", "2026-01-01", "--to", "2026-01-31"],
-    ["ledger", "spend", "--by", "dag", "--from", "2026-01-01", "--output", "csv"],
-    ["ledger", "resolve", "d", "r", "t", "--map-index", "3", "--not-billed"],
-]
-
-
-@pytest.mark.parametrize("line", LINES, ids=" ".join)
-def test_both_parsers_read_the_same(line: list[str], called: list[argparse.Namespace]) -> None:
-    main(line)
-    args = airflow_parser().parse_args(["seedance", *line])
+)
+def test_both_parsers_read_the_same(line: str, called: list[argparse.Namespace]) -> None:
+    main(line.split())
+    args = airflow_parser().parse_args(["seedance", *line.split()])
     args.func(args)
     ours, airflows = (vars(one) for one in called)
     assert {name: value for name, value in ours.items() if name not in ("func", "command")} == {
@@ -110,9 +85,8 @@ def test_both_parsers_read_the_same(line: list[str], called: list[argparse.Names
 def test_every_command_has_an_implementation_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     """A help text names its noun and no option above it, and begins and ends like every other."""
     for command in (*COMMANDS, *LEDGER_COMMANDS):
-        module, function = command.target.split(":")
-        assert callable(getattr(import_module(module), function))
-        for argument in arguments_of(command):
+        assert callable(cli._load(command.target))
+        for argument in cli._load(command.derived)() if command.derived else command.arguments:
             text = argument.options["help"]
             assert text[0].isupper(), text
             assert not text.endswith("."), text
@@ -135,24 +109,17 @@ def test_the_options_of_render_are_in_the_order_of_thought(capsys: pytest.Captur
         assert places == sorted(places)
 
 
-@pytest.mark.parametrize(("code", "left_with"), [(0, None), (None, None), (1, 1), (3, 3)])
-def test_the_exit_code(monkeypatch: pytest.MonkeyPatch, code: Any, left_with: int | None) -> None:
-    monkeypatch.setattr(cli, "import_module", lambda name: SimpleNamespace(run=lambda args: code))
-    command = Command(name="x", help="y", target="somewhere:run")
-    if left_with is None:
-        command(argparse.Namespace())
-    else:
-        with pytest.raises(SystemExit) as left:
-            command(argparse.Namespace())
-        assert left.value.code == left_with
+@pytest.mark.parametrize("code", [0, None, 1, 3])
+def test_the_exit_code(monkeypatch: pytest.MonkeyPatch, code: int | None) -> None:
+    monkeypatch.setattr(cli, "_load", lambda target: lambda args: code)
+    with pytest.raises(SystemExit) if code else nullcontext() as left:
+        Command(name="x", help="y", target="somewhere:run")(argparse.Namespace())
+    assert not code or left.value.code == code
 
 
-def test_an_invalid_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_command_line(run: Callable[..., tuple[Any, str]]) -> None:
     for line in [[], ["lunch"], ["render", "A lamp"], ["emulator", "--port", "x"]]:
-        with pytest.raises(SystemExit) as left:
-            main(line)
-        assert left.value.code == 2
-        printed = capsys.readouterr().err
+        _, printed = run(*line, code=2)
         assert "usage: airflow seedance" in printed
         assert "see the help above" in printed
         assert line or "Estimate the cost of a file of requests" in printed

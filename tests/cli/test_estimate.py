@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from airflow_provider_seedance.cli import connection, main
-from cli.estimates import EXAMPLES, estimate
+from airflow_provider_seedance.cli import connection
+
+Run = Callable[..., tuple[Any, str]]
+EXAMPLES = Path(__file__).parents[2] / "example_dags"
 
 # Airflow 3.1 looks into its own old modules where it makes its bundles.
 pytestmark = pytest.mark.filterwarnings("ignore:The `airflow.operators")
@@ -22,47 +26,29 @@ def requests(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_a_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_file(tmp_path: Path, run: Run) -> None:
     path = tmp_path / "requests.csv"
     path.write_text("key,prompt,duration\na,a lamp,4\nb,a shoe,8\n")
-    main(["estimate", str(path), "--api", "seedanceapi-v1", "--resolution", "720p"])
-    output = capfd.readouterr().out
+    output, _ = run("estimate", str(path), "--api", "seedanceapi-v1", "--resolution", "720p")
     assert output.startswith("seedanceapi-v1\nmodel")
     assert "720p" in output
     assert "total" in output
     assert "Nothing was sent, nothing is billed." in output
 
 
-def test_the_connection_says_which_service(
-    requests: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_connection_says_which_service(requests: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     fields = '{"conn_type": "seedance", "password": "k", "extra": {"api": "ark"}}'
     monkeypatch.setenv("AIRFLOW_CONN_MINE", fields)
-    found = estimate(capfd, requests, "--conn-id", "mine")
+    found, _ = run("estimate", requests, "--conn-id", "mine", "--output", "json")
     assert found["estimates"][0]["api"] == "ark"
     assert found["estimates"][0]["credits"] is None
-
-
-def test_a_misspelt_service(requests: str, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["estimate", requests, "--api", "arc"])
-    assert "--api is 'arc'; it takes" in (printed := capfd.readouterr().err)
-    assert "Did you mean 'ark'?" in printed
-
-
-def test_without_a_connection_the_error_names_the_alternatives(
-    requests: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit):
-        main(["estimate", requests])
-    assert "--api" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("there", "context"), [(True, "server"), (False, None)])
 def test_connections_are_read_from_an_existing_database(
     requests: str,
     tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
+    run: Run,
     monkeypatch: pytest.MonkeyPatch,
     there: bool,
     context: str | None,
@@ -81,7 +67,8 @@ def test_connections_are_read_from_an_existing_database(
 
     monkeypatch.setattr(connection, "connection_from_environment", noted)
     monkeypatch.setenv("SEEDANCE_API_KEY", "k")
-    assert estimate(capfd, requests)["estimates"][0]["renders"] == 1
+    found, _ = run("estimate", requests, "--output", "json")
+    assert found["estimates"][0]["renders"] == 1
     assert seen == [context]
     assert "_AIRFLOW_PROCESS_CONTEXT" not in os.environ
     assert database.exists() is there
@@ -94,8 +81,11 @@ DAILY = str(EXAMPLES / "example_seedance_daily.py")
 BACKFILL = ["--dag", "example_seedance_backfill", "--file", str(EXAMPLES / "example_seedance_backfill.py")]
 
 
-def test_arguments_that_cannot_be_estimated(capfd: pytest.CaptureFixture[str]) -> None:
+def test_arguments_that_cannot_be_estimated(requests: str, run: Run) -> None:
     for line, output in [
+        ([requests], "--api"),
+        ([requests, "--api", "arc"], "--api is 'arc'; it takes"),
+        ([requests, "--api", "arc"], "Did you mean 'ark'?"),
         ([], "Give either a file of requests or --dag"),
         (["requests.csv", "--dag", "d"], "Give either"),
         (["/no/such.csv", "--api", "ark"], "no such file"),
@@ -106,13 +96,11 @@ def test_arguments_that_cannot_be_estimated(capfd: pytest.CaptureFixture[str]) -
         ([*BACKFILL, "--from", "2026-01-01T01:00", "--to", "2026-01-01T02:00"], "has no run between"),
         ([*BACKFILL, "--from", "soon", "--to", "later"], "take dates"),
     ]:
-        with pytest.raises(SystemExit) as caught:
-            main(["estimate", *line])
-        assert caught.value.code == 2
-        assert output in capfd.readouterr().err
+        _, printed = run("estimate", *line, code=2)
+        assert output in printed
 
 
-def test_the_example_of_a_backfill(capfd: pytest.CaptureFixture[str]) -> None:
-    period = ("--from", "2026-01-01", "--to", "2026-01-03")
-    (one,) = estimate(capfd, *BACKFILL, "--api", "seedanceapi-v1", *period)["estimates"]
+def test_the_example_of_a_backfill(run: Run) -> None:
+    line = ("--api", "seedanceapi-v1", "--from", "2026-01-01", "--to", "2026-01-03", "--output", "json")
+    (one,) = run("estimate", *BACKFILL, *line)[0]["estimates"]
     assert (one["renders"], one["credits"]) == (9, 9 * 28)

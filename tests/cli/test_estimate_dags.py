@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from versions import forget_bundles
 
-from airflow_provider_seedance.cli import dag_requests, main
+from airflow_provider_seedance.cli import dag_requests
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from cli.estimates import estimate
 
+Run = Callable[..., tuple[Any, str]]
 InDag = Callable[..., Any]
 
 # Airflow 3.1 looks into its own old modules where it makes its bundles.
@@ -39,16 +39,20 @@ with DAG(
 
 
 @pytest.fixture
-def in_dag(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> InDag:
+def in_dag(tmp_path: Path, run: Run) -> InDag:
     """Estimate tasks that are written as they stand in a Dag file: ``in_dag("Video(…)", "--from", …)``."""
 
-    def run(tasks: str, *line: str, api: str = "seedanceapi-v1") -> Any:
+    def estimate(
+        tasks: str, *line: str, api: str = "seedanceapi-v1", output: str = "json", code: int = 0
+    ) -> Any:
         path = tmp_path / "estimated.py"
         path.write_text(HEAD + textwrap.indent(textwrap.dedent(tasks), "    "))
         given = () if "--conn-id" in line or api == "" else ("--api", api)
-        return estimate(capfd, "--dag", "estimated", "--file", str(path), *given, *line)
+        line = ("--dag", "estimated", "--file", str(path), *given, *line, "--output", output)
+        shown, printed = run("estimate", *line, code=code)
+        return (shown, printed) if code else shown
 
-    return run
+    return estimate
 
 
 DAYS = ("--from", "2026-01-01", "--to", "2026-01-02")
@@ -191,27 +195,15 @@ def test_an_image_operator_makes_image_requests(in_dag: InDag) -> None:
     assert in_dag(tasks, api="ark")["estimates"][0]["renders"] == 1
 
 
-@pytest.fixture
-def table(in_dag: InDag, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Estimate tasks as ``in_dag`` does, and return the table."""
-
-    def run(tasks: str, *line: str) -> str:
-        in_dag(tasks)
-        file = str(tmp_path / "estimated.py")
-        main(["estimate", "--dag", "estimated", "--file", file, "--api", "seedanceapi-v1", *line])
-        return capfd.readouterr().out
-
-    return run
-
-
-def test_a_refusal_of_each_day_is_printed_once(table: Callable[..., str]) -> None:
-    output = table("Video(task_id='v', prompt='a', duration=5)", *DAYS)
+def test_a_refusal_of_each_day_is_printed_once(in_dag: InDag) -> None:
+    output = in_dag("Video(task_id='v', prompt='a', duration=5)", *DAYS, output="table")
     assert output.count("refused: v: ") == 1
     assert "(2 times)" in output
 
 
-def test_the_table_of_a_dag(table: Callable[..., str]) -> None:
-    output = table("Video.partial(task_id='v', resolution='480p', prompt='a').expand(duration=[4, 8])")
+def test_the_table_of_a_dag(in_dag: InDag) -> None:
+    tasks = "Video.partial(task_id='v', resolution='480p', prompt='a').expand(duration=[4, 8])"
+    output = in_dag(tasks, output="table")
     assert "480p" in output
     assert "$0.11" in output
     assert "prices as published by seedanceapi.org v1 (https://seedanceapi.org/docs/v1, 2026-" in output
@@ -250,13 +242,14 @@ IMPORTING = """
 """
 
 
-def test_a_folder_of_dag_files(in_dag: InDag, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_of_dag_files(in_dag: InDag, tmp_path: Path, run: Run) -> None:
     in_dag("Video(task_id='v', prompt='a')")
     (tmp_path / "deep").mkdir()
     (tmp_path / "beside_the_folder.py").write_text("SECONDS = 4\n")
     tasks = IMPORTING.format(module="beside_the_folder")
     (tmp_path / "deep" / "other.py").write_text(HEAD.replace("estimated", "other") + tasks)
-    found = estimate(capfd, "--dag", "other", "--file", str(tmp_path), "--api", "seedanceapi-v1")
+    line = ("--dag", "other", "--file", str(tmp_path), "--api", "seedanceapi-v1", "--output", "json")
+    found, _ = run("estimate", *line)
     assert found["estimates"][0]["credits"] == 14
 
 
@@ -275,9 +268,7 @@ def own_bundles() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("own_bundles")
-def test_a_dag_of_the_bundles(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dag_of_the_bundles(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "dags"
     (folder / "deep").mkdir(parents=True)
     (folder / "shared_by_bundle.py").write_text("SECONDS = 4\n")
@@ -291,27 +282,21 @@ def test_a_dag_of_the_bundles(
     monkeypatch.setenv("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST", json.dumps([bundle]))
     monkeypatch.setenv("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
     for line in ([], ["--file", str(folder / "deep" / "estimated.py")]):
-        found = estimate(capfd, "--dag", "estimated", "--api", "seedanceapi-v1", *line)
+        api = ("--api", "seedanceapi-v1", "--output", "json")
+        found, _ = run("estimate", "--dag", "estimated", *api, *line)
         assert found["estimates"][0]["credits"] == 14
-    with pytest.raises(SystemExit) as caught:
-        main(["estimate", "--dag", "nope", "--api", "ark"])
-    assert caught.value.code == 2
-    output = capfd.readouterr().err
+    _, output = run("estimate", "--dag", "nope", "--api", "ark", code=2)
     assert "There is no Dag 'nope' in the bundles" in output
     assert "ValueError: half written" in output
 
 
 @pytest.mark.usefixtures("own_bundles")
-def test_bundles_that_cannot_be_read(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bundles_that_cannot_be_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(
         "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST", '[{"name": "b", "classpath": "no.such"}]'
     )
-    with pytest.raises(SystemExit) as caught:
-        main(["estimate", "--dag", "d", "--api", "ark"])
-    assert caught.value.code == 2
-    assert "could not be read" in capfd.readouterr().err
+    _, printed = run("estimate", "--dag", "d", "--api", "ark", code=2)
+    assert "could not be read" in printed
 
 
 def test_nothing_is_sent(in_dag: InDag, services: SeedanceEmulator, connect: Callable[..., None]) -> None:
@@ -351,25 +336,19 @@ def test_both_ends_of_a_range_are_included(since: str, until: str, runs: int, in
         ("raise ValueError('broken')", [], "ValueError: broken"),
     ],
 )
-def test_dags_that_cannot_be_estimated(
-    tasks: str, line: Sequence[str], output: str, in_dag: InDag, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as caught:
-        in_dag(tasks, *line)
-    assert caught.value.code == 2
-    printed = capfd.readouterr()
-    assert output in printed.err
-    assert printed.out == ""
+def test_dags_that_cannot_be_estimated(tasks: str, line: Sequence[str], output: str, in_dag: InDag) -> None:
+    shown, printed = in_dag(tasks, *line, code=2)
+    assert output in printed
+    assert shown == ""
 
 
-def test_a_range_with_too_many_runs(
-    in_dag: InDag, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_range_with_too_many_runs(in_dag: InDag, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dag_requests, "MAX_RUNS", 10)
     in_dag("Video(task_id='v', prompt='a')", "--from", "2026-01-01", "--to", "2026-01-10")
-    with pytest.raises(SystemExit):
-        in_dag("Video(task_id='v', prompt='a')", "--from", "2026-01-01", "--to", "2026-01-11")
-    assert "more than 10 runs" in capfd.readouterr().err
+    _, printed = in_dag(
+        "Video(task_id='v', prompt='a')", "--from", "2026-01-01", "--to", "2026-01-11", code=2
+    )
+    assert "more than 10 runs" in printed
 
 
 def test_the_environment_is_the_service_of_the_default_connection(

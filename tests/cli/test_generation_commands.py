@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
 from airflow_provider_seedance.apis.registry import SERVICES, get_api
-from airflow_provider_seedance.cli import main
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import VideoRequest
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 
-#: Runs a command that exits with a code; returns standard output, parsed if it is JSON, and standard error.
 Run = Callable[..., tuple[Any, str]]
 
 
-@pytest.fixture
-def run(connect: Callable[..., None], capfd: pytest.CaptureFixture[str]) -> Run:
+@pytest.fixture(autouse=True)
+def _ark(connect: Callable[..., None]) -> None:
     connect("ark")
-
-    def command(*line: str, code: int = 0) -> tuple[Any, str]:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) if code else nullcontext() as left:
-            main(list(line))
-        assert not code or left.value.code == code
-        shown = capfd.readouterr()
-        return json.loads(shown.out) if "json" in line else shown.out, shown.err
-
-    return command
 
 
 def submit(prompt: str = "A lamp", **arguments: Any) -> str:

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 from collections.abc import Callable
-from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,14 @@ import pytest
 from ledger.record_samples import DETAILS, ended, later, submitted
 from support import Store, TaskInstance, make_context
 
-from airflow_provider_seedance.cli import ledger_commands, main
+from airflow_provider_seedance.cli import ledger_commands
 from airflow_provider_seedance.generations import GenerationStatus, counted, utc_now
 from airflow_provider_seedance.ledger import open_store
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.store import GENERATION_KEY
+
+Run = Callable[..., tuple[Any, str]]
+Command = Callable[..., Any]
 
 
 @pytest.fixture
@@ -42,19 +44,19 @@ def ledger(ledger: Path) -> None:
         store.write(GENERATION_KEY if index < 3 else "digest.0", record)
 
 
-def run(capfd: pytest.CaptureFixture[str], *line: str, code: int = 0) -> Any:
-    """Run a command; return its output, parsed if it is JSON."""
-    with pytest.raises(SystemExit) if code else nullcontext() as left:
-        main(["ledger", *line])
-    assert not code or left.value.code == code
-    shown = capfd.readouterr()
-    if code:
-        return shown.err
-    return json.loads(shown.out) if "json" in line else shown.out
+@pytest.fixture
+def command(run: Run) -> Command:
+    """Run a command; return its output, or its error if it exits with a code."""
+
+    def of_ledger(*line: str, code: int = 0) -> Any:
+        shown, printed = run("ledger", *line, code=code)
+        return printed if code else shown
+
+    return of_ledger
 
 
-def test_spend(ledger: None, capfd: pytest.CaptureFixture[str]) -> None:
-    (dag,) = run(capfd, "spend", "--by", "dag", "--output", "json")
+def test_spend(ledger: None, command: Command) -> None:
+    (dag,) = command("spend", "--by", "dag", "--output", "json")
     assert dag == {
         "dag": "dag",
         "dag_id": "dag",
@@ -65,17 +67,17 @@ def test_spend(ledger: None, capfd: pytest.CaptureFixture[str]) -> None:
         "reserved_cost_usd": 0.1,
     }
     today = utc_now().date()
-    (day,) = run(capfd, "spend", "--from", f"{today}", "--to", f"{today}", "--output", "json")
+    (day,) = command("spend", "--from", f"{today}", "--to", f"{today}", "--output", "json")
     assert (day["day"], day["generations"]) == (str(today), 4)
-    assert run(capfd, "spend", "--to", f"{today - timedelta(days=2)}", "--output", "json") == []
-    (line,) = csv.DictReader(run(capfd, "spend", "--by", "connection", "--output", "csv").splitlines())
+    assert command("spend", "--to", f"{today - timedelta(days=2)}", "--output", "json") == []
+    (line,) = csv.DictReader(command("spend", "--by", "connection", "--output", "csv").splitlines())
     assert (line["connection"], line["credits"]) == ("seedance_default", "14")
-    heading, line = run(capfd, "spend", "--by", "task").splitlines()
+    heading, line = command("spend", "--by", "task").splitlines()
     assert heading.split() == ["task", *list(dag)[2:]]
     assert line.split()[2:4] == ["14", "0.07"]
 
 
-def test_amounts_are_not_rounded(capfd: pytest.CaptureFixture[str]) -> None:
+def test_amounts_are_not_rounded() -> None:
     amounts = {"cost_usd": 12345.678901, "credits": 4_000_000.0, "reserved_credits": 0.0, "none": None}
     (_, line) = ledger_commands._formatted([amounts], "csv")
     assert line == "12345.678901,4000000,0,"
@@ -101,56 +103,52 @@ def test_a_date_may_have_an_offset() -> None:
 
 
 def test_a_service_without_a_list_has_that_of_the_ledger(
-    ledger: None, connect: Callable[..., None], capfd: pytest.CaptureFixture[str]
+    ledger: None, connect: Callable[..., None], run: Run
 ) -> None:
     connect("seedance2api")
-    main(["list", "--output", "json"])
-    shown = capfd.readouterr()
-    assert "The ledger has 3 generations of connection 'seedance_default'" in shown.err
-    rows = json.loads(shown.out)
+    rows, printed = run("list", "--output", "json")
+    assert "The ledger has 3 generations of connection 'seedance_default'" in printed
     assert [row["status"] for row in rows] == ["running", "failed", "succeeded"]
     assert (rows[2]["credits"], rows[2]["task_id"], rows[2]["map_index"]) == (14.0, "task", 0)
-    main(["list", "--limit", "1"])
-    assert capfd.readouterr().out.count("task dag.task") == 1
+    shown, _ = run("list", "--limit", "1")
+    assert shown.count("task dag.task") == 1
 
 
-def test_list(ledger: None, capfd: pytest.CaptureFixture[str]) -> None:
-    found = run(capfd, "list", "--output", "json")
+def test_list(ledger: None, command: Command) -> None:
+    found = command("list", "--output", "json")
     assert [row["map_index"] for row in found] == [3, 2, 1, 0]
     assert (found[3]["state"], found[3]["key"], found[3]["credits"]) == ("ended", "heron", 14.0)
-    (uncertain,) = run(capfd, "list", "--state", "uncertain", "--output", "json")
+    (uncertain,) = command("list", "--state", "uncertain", "--output", "json")
     assert uncertain["generation_id"] is None
-    assert (
-        len(run(capfd, "list", "--text", "QUARTZ", "--dag", "dag", "--since", "1h", "--output", "json")) == 4
-    )
-    assert run(capfd, "list", "--text", "%", "--output", "json") == []
-    assert "cgt-20260102030405-00001" in run(capfd, "list", "--run", "run")
+    assert len(command("list", "--text", "QUARTZ", "--dag", "dag", "--since", "1h", "--output", "json")) == 4
+    assert command("list", "--text", "%", "--output", "json") == []
+    assert "cgt-20260102030405-00001" in command("list", "--run", "run")
 
 
-def test_resolve(ledger: None, capfd: pytest.CaptureFixture[str]) -> None:
+def test_resolve(ledger: None, command: Command) -> None:
     task = ("resolve", "dag", "run", "task", "--map-index", "3")
-    assert "either" in run(capfd, *task, code=2)
-    assert "either" in run(capfd, *task, "--key", "heron", "--generation-id", " ", code=2)
-    assert "no uncertain" in run(capfd, *task, "--key", "other", "--not-billed", code=2)
-    assert "no uncertain" in run(capfd, *task[:4], "--not-billed", code=2)
-    run(capfd, *task, "--key", "heron", "--generation-id", " g-9")
+    assert "either" in command(*task, code=2)
+    assert "either" in command(*task, "--key", "heron", "--generation-id", " ", code=2)
+    assert "no uncertain" in command(*task, "--key", "other", "--not-billed", code=2)
+    assert "no uncertain" in command(*task[:4], "--not-billed", code=2)
+    command(*task, "--key", "heron", "--generation-id", " g-9")
     store = open_store(make_context(Store(), TaskInstance(map_index=3)))
     record = store.read("digest.0")
     assert record is not None
     assert (record.state, record.generation_id, record.failure) == (rec.RecordState.SUBMITTED, "g-9", None)
 
 
-def test_prune_keeps_what_has_not_ended(ledger: None, capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(capfd, "prune", "--older-than", "2025-12-31") == "Deleted 0 submissions.\n"
-    assert run(capfd, "prune", "--older-than", "0d", "--yes") == "Deleted 2 submissions.\n"
-    states = [row["state"] for row in run(capfd, "list", "--output", "json")]
+def test_prune_keeps_what_has_not_ended(ledger: None, command: Command) -> None:
+    assert command("prune", "--older-than", "2025-12-31") == "Deleted 0 submissions.\n"
+    assert command("prune", "--older-than", "0d", "--yes") == "Deleted 2 submissions.\n"
+    states = [row["state"] for row in command("list", "--output", "json")]
     assert states == ["uncertain", "submitted"]
 
 
 @pytest.mark.parametrize(("budget", "deleted"), [({"per": "total"}, 0), ({"per": "month"}, 2)], ids=str)
 def test_prune_keeps_what_a_budget_counts(
     ledger: None,
-    capfd: pytest.CaptureFixture[str],
+    command: Command,
     monkeypatch: pytest.MonkeyPatch,
     budget: dict[str, Any],
     deleted: int,
@@ -158,21 +156,19 @@ def test_prune_keeps_what_a_budget_counts(
     extra = {"api": "ark", "budgets": [{"usd": 9, **budget}]}
     connection = {"conn_type": "seedance", "password": "k", "extra": extra}
     monkeypatch.setenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", json.dumps(connection))
-    assert (
-        run(capfd, "prune", "--older-than", "0d", "--yes") == f"Deleted {counted(deleted, 'submission')}.\n"
-    )
+    assert command("prune", "--older-than", "0d", "--yes") == f"Deleted {counted(deleted, 'submission')}.\n"
 
 
-def test_export(ledger: None, capfd: pytest.CaptureFixture[str]) -> None:
-    rows = [json.loads(line) for line in run(capfd, "export").splitlines()]
+def test_export(ledger: None, command: Command) -> None:
+    rows = [json.loads(line) for line in command("export").splitlines()]
     assert len(rows) == 4
     assert rows[0]["result"]["urls"] == ["https://media.example/1.mp4"]
     assert "sealed_result" not in rows[0]["record"]
 
 
-def test_without_a_ledger(capfd: pytest.CaptureFixture[str]) -> None:
-    assert "[seedance] ledger" in run(capfd, "spend", code=2)
+def test_without_a_ledger(command: Command) -> None:
+    assert "[seedance] ledger" in command("spend", code=2)
 
 
-def test_an_invalid_date(ledger: None, capfd: pytest.CaptureFixture[str]) -> None:
-    assert "not a date" in run(capfd, "prune", "--older-than", "yesterday", code=2)
+def test_an_invalid_date(ledger: None, command: Command) -> None:
+    assert "not a date" in command("prune", "--older-than", "yesterday", code=2)

@@ -15,7 +15,7 @@ from airflow_provider_seedance.emulator.interface import APIS
 
 
 def wait_for(lines: list[str], text: str) -> str:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         found = [line for line in lines if text in line]
         if found:

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ledger.rows import NOON, add, row
+from ledger.rows import NOON, add, configured, row
 
 from airflow_provider_seedance.cli.waiting import _durations
 from airflow_provider_seedance.generations import Generation, GenerationStatus
-from airflow_provider_seedance.ledger.configuration import read_config
-from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.polling.duration_model import kind_of
 
 ADDRESS = "https://ark.example"
@@ -21,12 +19,10 @@ KIND = kind_of("video", {"model": "seedance-1-5-pro", "duration": 5, "resolution
 
 @pytest.fixture(autouse=True)
 def rows(ledger: Path) -> None:
-    config = read_config()
-    assert config is not None
     took = [row(n, base_url=ADDRESS, kind=KIND, ended_at=NOON + timedelta(seconds=95 + n)) for n in range(3)]
     unspecified = kind_of("video", {"model": "seedance-1-5-pro", "duration": 5})
     took += [row(3, base_url=ADDRESS, kind=unspecified, ended_at=NOON + timedelta(seconds=300))]
-    add(Database(config), took)
+    add(configured(), took)
 
 
 def generation(generation_id: str = "g", **values: Any) -> Generation:
