@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shlex
@@ -15,28 +14,25 @@ from typing import Any
 import pytest
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.cli import COMMANDS, main, render
+from airflow_provider_seedance.cli import main, render
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.version_compat import COMMAND_WORDS
 
 Connect = Callable[..., None]
-#: Runs the command; returns its exit code and what it printed.
-Render = Callable[..., tuple[int, str]]
+Render = Callable[..., str]
 
 
 @pytest.fixture
-def command(connect: Connect, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Render:
+def command(connect: Connect, tmp_path: Path, run: Callable[..., tuple[Any, str]]) -> Render:
+    """Run ``render``, which exits with a code; return what it printed."""
     connect("ark")
 
-    def run(*line: str, output: str = "lamp.mp4") -> tuple[int, str]:
-        parser = argparse.ArgumentParser()
-        next(command for command in COMMANDS if command.name == "render").add_to(parser)
+    def of_lamp(*line: str, output: str = "lamp.mp4", code: int = 0) -> str:
         output = str(tmp_path / output)
-        code = render.render(parser.parse_args(["--poll-interval", "0.01", *line, "-o", output]))
-        return code, capfd.readouterr().err
+        return run("render", "--poll-interval", "0.01", *line, "-o", output, code=code)[1]
 
-    return run
+    return of_lamp
 
 
 def broken(*arguments: Any) -> Any:
@@ -61,8 +57,7 @@ def test_the_outputs_of_a_synchronous_image_are_shown_in_full(
 
     monkeypatch.setattr(SeedanceHook, "submit_prepared", submit)
     monkeypatch.setattr(render, "_download", failure)
-    exit_code, printed = command("A lamp", "--still", output="lamp.png")
-    assert exit_code == code
+    printed = command("A lamp", "--still", output="lamp.png", code=code)
     assert shown
     assert all(f"  {url}\n" in printed for url in shown)
     assert "paid for" in printed
@@ -74,8 +69,7 @@ def test_no_fetch_command_for_a_generation_that_did_not_succeed(
     command: Render, services: SeedanceEmulator, message: str
 ) -> None:
     services.fault("fail", message=message)
-    code, printed = command("A lamp")
-    assert code == 1
+    printed = command("A lamp", code=1)
     assert message in printed
     assert "not lost" not in printed
     assert "--generation-id" not in printed
@@ -98,8 +92,7 @@ def test_no_fetch_command_without_a_generation(
         raise error
 
     monkeypatch.setattr(SeedanceHook, "wait_for_end", fail)
-    code, printed = command("A lamp")
-    assert code == 1
+    printed = command("A lamp", code=1)
     assert error.message in printed
     assert "not lost" not in printed
 
@@ -108,13 +101,11 @@ def test_an_interrupt_during_the_submission_warns_of_a_possible_bill(
     command: Render, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SeedanceHook, "submit_prepared", interrupt)
-    code, printed = command("A lamp")
-    assert code == 130
+    printed = command("A lamp", code=130)
     assert "a generation may have been billed" in printed
     assert "console of the service" in printed
     monkeypatch.setattr(SeedanceHook, "prepare", interrupt)
-    code, printed = command("A lamp")
-    assert code == 130
+    printed = command("A lamp", code=130)
     assert "billed" not in printed
 
 
@@ -124,8 +115,7 @@ def test_the_fetch_command_is_quoted_for_a_shell(
     connect("ark", conn_id="my_conn")
     monkeypatch.setattr(SeedanceHook, "get_generation", interrupt)
     output = "a lamp's $HOME.mp4"
-    code, printed = command("--conn-id", "my_conn", "--generation-id", "a b;c", output=output)
-    assert code == 130
+    printed = command("--conn-id", "my_conn", "--generation-id", "a b;c", output=output, code=130)
     assert shlex.split(printed.strip().splitlines()[-1]) == [
         *(*COMMAND_WORDS, "render", "--generation-id", "a b;c"),
         *("--conn-id", "my_conn", "-o", str(tmp_path / output)),
@@ -135,8 +125,7 @@ def test_the_fetch_command_is_quoted_for_a_shell(
 
 
 def test_an_unknown_generation_fails_at_the_first_answer(command: Render, services: SeedanceEmulator) -> None:
-    code, printed = command("--generation-id", "cgt-unknown")
-    assert code == 1
+    printed = command("--generation-id", "cgt-unknown", code=1)
     assert "answered 404" in printed
     assert "accepted" not in printed
     assert "paid for" not in printed
@@ -145,30 +134,46 @@ def test_an_unknown_generation_fails_at_the_first_answer(command: Render, servic
 
 def test_a_file_that_exists_is_no_reason_to_repeat_the_command(command: Render, tmp_path: Path) -> None:
     (tmp_path / "lamp.mp4").write_text("mine")
-    code, printed = command("--generation-id", "cgt-1")
-    assert code == 1
+    printed = command("--generation-id", "cgt-1", code=1)
     assert "lamp.mp4 exists. Nothing was sent. Choose another file" in printed
     assert "Fetch it" not in printed
 
 
 def test_a_misspelt_key_of_the_connection_is_named(command: Render, connect: Connect) -> None:
     connect("ark", modle="x")
-    _, printed = command("A lamp")
+    printed = command("A lamp")
     assert "the extra has the unknown key 'modle'. Known keys: api, " in printed
     assert "Did you mean 'model'?" in printed
 
 
-def test_a_file_is_overwritten_with_force_only(
-    command: Render, services: SeedanceEmulator, tmp_path: Path
+@pytest.mark.parametrize(
+    ("api", "line", "files"),
+    [
+        ("ark", (), ["lamp.mp4"]),
+        ("ark", ("--return-last-frame",), ["lamp.mp4", "lamp-last-frame.jpg"]),
+        ("seedance2api", ("--still", "--num-images", "2"), ["lamp.png", "lamp-2.png"]),
+    ],
+    ids=["clip", "clip and last frame", "two images"],
+)
+def test_every_output_is_stored_and_overwrites_with_force_only(
+    command: Render,
+    connect: Connect,
+    services: SeedanceEmulator,
+    tmp_path: Path,
+    api: str,
+    line: tuple[str, ...],
+    files: list[str],
 ) -> None:
-    (tmp_path / "lamp.mp4").write_text("mine")
-    code, printed = command("A lamp")
-    assert (code, services.ledger.requests) == (1, [])
-    assert "exists. Nothing was sent" in printed
-    assert (tmp_path / "lamp.mp4").read_text() == "mine"
-    code, _ = command("A lamp", "--force")
-    assert code == 0
-    assert (tmp_path / "lamp.mp4").read_bytes()[4:8] == b"ftyp"
+    connect(api)
+    (tmp_path / files[-1]).write_text("mine")
+    printed = command("A lamp", *line, output=files[0], code=1)
+    assert services.ledger.requests == []
+    assert f"{files[-1]} exists. Nothing was sent" in printed
+    assert (tmp_path / files[-1]).read_text() == "mine"
+    assert command("A lamp", *line, "--quiet", "--force", output=files[0]) == ""
+    stored = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert stored.keys() == set(files)
+    assert min(map(len, stored.values())) > 10
 
 
 def test_a_signal_to_end_prints_the_fetch_command(command: Render, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,32 +182,8 @@ def test_a_signal_to_end_prints_the_fetch_command(command: Render, monkeypatch: 
         time.sleep(10)
 
     monkeypatch.setattr(SeedanceHook, "wait_for_end", end)
-    code, printed = command("A lamp")
-    assert code == 130
+    printed = command("A lamp", code=130)
     assert "is paid for and not lost" in printed
-
-
-def test_every_output_is_stored(command: Render, connect: Connect, tmp_path: Path) -> None:
-    connect("seedance2api")
-    line = ("A lamp", "--still", "--num-images", "2", "--quiet")
-    (tmp_path / "lamp-2.png").write_text("mine")
-    code, printed = command(*line, output="lamp.png")
-    assert code == 1
-    assert "lamp-2.png exists. Nothing was sent" in printed
-    assert command(*line, "--force", output="lamp.png") == (0, "")
-    assert (tmp_path / "lamp.png").stat().st_size > 10
-    assert (tmp_path / "lamp-2.png").read_bytes() != b"mine"
-
-
-def test_the_last_frame_is_stored_beside_the_clip(command: Render, tmp_path: Path) -> None:
-    line = ("A lamp", "--return-last-frame", "--quiet")
-    (tmp_path / "lamp-last-frame.jpg").write_text("mine")
-    code, printed = command(*line)
-    assert code == 1
-    assert "lamp-last-frame.jpg exists. Nothing was sent" in printed
-    assert command(*line, "--force") == (0, "")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["lamp-last-frame.jpg", "lamp.mp4"]
-    assert (tmp_path / "lamp-last-frame.jpg").read_bytes() != b"mine"
 
 
 def test_the_result_is_json(connect: Connect, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -223,17 +204,18 @@ def test_a_render_over_its_limit_is_not_sent(
     command: Render, connect: Connect, services: SeedanceEmulator, limit: str
 ) -> None:
     connect("seedanceapi-v1")
-    code, printed = command("A lamp", "--duration", "4", "--max-cost-usd", limit)
-    assert (code, services.ledger.requests) == (1, [])
+    printed = command("A lamp", "--duration", "4", "--max-cost-usd", limit, code=1)
+    assert services.ledger.requests == []
     assert "more than --max-cost-usd=" in printed
     assert "Nothing was sent." in printed
-    assert command("A lamp", "--duration", "4", "--max-cost-usd", "1")[0] == 0
+    command("A lamp", "--duration", "4", "--max-cost-usd", "1")
+    assert len(services.ledger.submissions) == 1
 
 
 def test_a_limit_without_a_price_is_refused(
     command: Render, connect: Connect, services: SeedanceEmulator
 ) -> None:
     connect("seedance2api")
-    code, printed = command("A lamp", "--max-credits", "5")
-    assert (code, services.ledger.requests) == (1, [])
+    printed = command("A lamp", "--max-credits", "5", code=1)
+    assert services.ledger.requests == []
     assert "max_credits=5 cannot be honoured" in printed
