@@ -9,12 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 import httpx
-import pytest
 from fastapi import FastAPI
 from helpers import connection
 from support import on_loop
 
-from airflow_provider_seedance.api_server import callback_delivery
 from airflow_provider_seedance.api_server.callback_confirmation import StatusReader
 from airflow_provider_seedance.api_server.callback_delivery import Outcome
 from airflow_provider_seedance.api_server.callback_limits import CallbackLimits
@@ -129,19 +127,10 @@ class CallbackServer:
         self,
         token: str = TOKEN,
         body: Any = SUCCEEDED,
-        headers: dict[str, str] | None = None,
+        headers: Any = None,
         method: str = "POST",
     ) -> httpx.Response:
         async def do(http: httpx.AsyncClient) -> httpx.Response:
             return await http.request(method, f"/callbacks/{token}", content=body, headers=headers)
 
         return self.run(do)  # type: ignore[no-any-return]
-
-
-def patch_delivery(server: CallbackServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Deliver to the server's script."""
-    for name in ("deliver", "complete_task"):
-        monkeypatch.setattr(callback_delivery, name, getattr(server, name))
-    monkeypatch.setattr(
-        callback_delivery, "ends_from_trigger", lambda kwargs: bool(kwargs.get("end_from_trigger"))
-    )

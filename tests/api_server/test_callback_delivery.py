@@ -66,19 +66,15 @@ def test_a_row_lock_times_out(dialect: str, statements: list[str]) -> None:
 # ---------------------------------------------------------------------- resuming
 
 
-def test_a_deferred_task_is_resumed(database: None) -> None:
+@pytest.mark.parametrize(
+    "payload", [SUCCEEDED, CallbackPayload(status=GenerationStatus.FAILED)], ids=["id", "without an id"]
+)
+def test_a_deferred_task_is_resumed(database: None, payload: CallbackPayload) -> None:
     add()
-    assert callback_delivery.deliver(CLAIMS, SUCCEEDED).kind == "resumed"
+    assert callback_delivery.deliver(CLAIMS, payload).kind == "resumed"
     ti = task_instance()
     assert (ti.state, ti.trigger_id, ti.next_method) == ("scheduled", None, "execute_complete")
     assert event_of(ti) == {"outcome": "callback", "generation_id": "g1"}
-
-
-def test_a_payload_without_an_id_is_about_the_generation_of_its_token(database: None) -> None:
-    add()
-    failed = CallbackPayload(status=GenerationStatus.FAILED)
-    assert callback_delivery.deliver(CLAIMS, failed).kind == "resumed"
-    assert event_of(task_instance()) == {"outcome": "callback", "generation_id": "g1"}
 
 
 def test_one_of_many_concurrent_callbacks_resumes(database: None) -> None:
@@ -105,13 +101,6 @@ def test_one_of_many_concurrent_callbacks_resumes(database: None) -> None:
     assert task_instance().state == "scheduled"
 
 
-def test_the_event_goes_to_the_worker(database: None) -> None:
-    add()
-    event = {"outcome": "ended", "generation_id": "g1"}
-    assert callback_delivery.deliver(CLAIMS, SUCCEEDED, on_worker=True, event=event).kind == "resumed"
-    assert event_of(task_instance()) == event
-
-
 def test_a_status_that_is_not_terminal_changes_nothing(database: None) -> None:
     add()
     for payload in [
@@ -123,31 +112,29 @@ def test_a_status_that_is_not_terminal_changes_nothing(database: None) -> None:
         assert deliver_unchanged(payload).kind == "ignored"
 
 
-def test_an_id_without_a_status_has_to_be_confirmed(database: None) -> None:
-    add()
-    outcome = deliver_unchanged(CallbackPayload(generation_id="g1"))
-    assert outcome.kind == "confirm"
-    assert outcome.trigger_kwargs["generation_id"] == "g1"
-
-
 @pytest.mark.parametrize("ends", [True, False])
-def test_another_id_has_to_be_confirmed(database: None, ends: bool) -> None:
+def test_another_id_and_one_without_a_status_have_to_be_confirmed(database: None, ends: bool) -> None:
     add(kwargs={**KWARGS, "end_from_trigger": ends})
-    for status in (None, GenerationStatus.SUCCEEDED, GenerationStatus.FAILED):
-        outcome = deliver_unchanged(CallbackPayload(generation_id="another", status=status))
+    for generation_id, status in (
+        ("another", None),
+        ("another", GenerationStatus.SUCCEEDED),
+        ("another", GenerationStatus.FAILED),
+        ("g1", None),
+    ):
+        outcome = deliver_unchanged(CallbackPayload(generation_id=generation_id, status=status))
         assert outcome.kind == "confirm"
         assert outcome.trigger_kwargs["generation_id"] == "g1"
         assert not AIRFLOW_V_3_3_PLUS or stored_ids() is None
 
 
-def test_a_confirmed_end_goes_to_the_worker_without_storing_another_id(database: None) -> None:
+@pytest.mark.parametrize("generation_id", ["g1", "another"])
+def test_the_event_of_a_confirmed_end_goes_to_the_worker(database: None, generation_id: str) -> None:
     add()
     event = {"outcome": "ended", "generation_id": "g1"}
-    payload = CallbackPayload(generation_id="another", status=GenerationStatus.FAILED)
+    payload = CallbackPayload(generation_id=generation_id, status=GenerationStatus.FAILED)
     assert callback_delivery.deliver(CLAIMS, payload, on_worker=True, event=event).kind == "resumed"
     assert event_of(task_instance()) == event
-    if AIRFLOW_V_3_3_PLUS:
-        assert stored_ids() is None
+    assert not AIRFLOW_V_3_3_PLUS or generation_id == "g1" or stored_ids() is None
 
 
 def test_a_callback_for_another_submission_changes_nothing(database: None) -> None:
@@ -205,28 +192,21 @@ def test_a_task_that_does_not_exist(database: None) -> None:
 
 
 @needs_store
-@pytest.mark.parametrize("state", ["running", "queued", "scheduled", "restarting"])
-def test_the_id_is_stored_for_a_task_that_has_not_deferred(database: None, state: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "state"),
+    [
+        # A task that has not deferred yet.
+        *(("retry", state) for state in ("running", "queued", "scheduled", "restarting")),
+        # One that may be tried again.
+        *(("stored", state) for state in ("failed", "up_for_retry", "up_for_reschedule", None)),
+        *(("ignored", state) for state in ("success", "skipped", "removed", "upstream_failed")),
+    ],
+)
+def test_the_id_is_stored_unless_the_task_has_ended(database: None, kind: str, state: str | None) -> None:
     add(state)
-    assert deliver_unchanged().kind == "retry"
-    assert stored_ids() == with_id(None, "g1")
-
-
-@needs_store
-@pytest.mark.parametrize("state", ["failed", "up_for_retry", None])
-def test_the_id_is_stored_for_the_next_try(database: None, state: str | None) -> None:
-    add(state)
-    assert deliver_unchanged().kind == "stored"
-    assert stored_ids() == with_id(None, "g1")
+    assert deliver_unchanged().kind == kind
+    assert stored_ids() == (None if kind == "ignored" else with_id(None, "g1"))
     assert stored_ids("n2") is None
-
-
-@needs_store
-@pytest.mark.parametrize("state", ["success", "skipped", "removed", "upstream_failed", "up_for_reschedule"])
-def test_no_id_is_stored_for_an_ended_task(database: None, state: str) -> None:
-    add(state)
-    outcome = deliver_unchanged()
-    assert outcome.kind == ("stored" if state == "up_for_reschedule" else "ignored")
 
 
 @needs_store
@@ -294,14 +274,9 @@ def test_a_task_is_completed_with_its_result(database: None) -> None:
     assert callback_delivery.complete_task(CLAIMS, RESULT).kind == "ignored"
 
 
-def test_with_a_custom_xcom_backend_a_worker_ends_the_task(
-    database: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AIRFLOW__CORE__XCOM_BACKEND", "somewhere.Else")
+@pytest.mark.parametrize("on_worker", [True, False], ids=["requested", "custom XCom backend"])
+def test_a_worker_ends_the_task(database: None, monkeypatch: pytest.MonkeyPatch, on_worker: bool) -> None:
+    if not on_worker:
+        monkeypatch.setenv("AIRFLOW__CORE__XCOM_BACKEND", "somewhere.Else")
     add(kwargs={**KWARGS, "end_from_trigger": True})
-    assert callback_delivery.deliver(CLAIMS, SUCCEEDED).kind == "resumed"
-
-
-def test_on_worker_overrides_end_from_trigger(database: None) -> None:
-    add(kwargs={**KWARGS, "end_from_trigger": True})
-    assert callback_delivery.deliver(CLAIMS, SUCCEEDED, on_worker=True).kind == "resumed"
+    assert callback_delivery.deliver(CLAIMS, SUCCEEDED, on_worker=on_worker).kind == "resumed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import httpx
 import pytest
@@ -16,6 +17,7 @@ from api_server.callback_server import CLAIMS, SUCCEEDED, TOKEN, CallbackServer,
 
 WITHOUT_ID = b'{"status": "succeeded"}'
 RETRY = Outcome(kind="retry")
+AWAY = ConnectionError("connection refused")
 
 
 def test_an_early_callback_is_retried_with_growing_pauses(server: CallbackServer) -> None:
@@ -32,16 +34,9 @@ def test_a_known_moment_is_kept(server: CallbackServer) -> None:
     assert server.pauses == [1.25]
 
 
-def test_retries_end(server: CallbackServer) -> None:
-    server.outcomes = [RETRY] * 1000
-    server.post()
-    limits = DEFAULT_LIMITS
-    assert limits.retry_timeout < sum(server.pauses) <= limits.retry_timeout + limits.max_backoff
-
-
 @pytest.mark.parametrize("body", [SUCCEEDED, WITHOUT_ID])
 def test_a_database_that_is_away_for_a_while_loses_no_callback(server: CallbackServer, body: bytes) -> None:
-    server.outcomes = [ConnectionError("connection refused")] * 11
+    server.outcomes = [AWAY] * 11
     assert server.post(body=body).status_code == 202
     assert len(server.calls) == 12
     assert server.pauses == sorted(server.pauses)
@@ -50,33 +45,46 @@ def test_a_database_that_is_away_for_a_while_loses_no_callback(server: CallbackS
     assert 60 < sum(server.pauses) < DEFAULT_LIMITS.retry_timeout
 
 
-def test_an_id_outlasts_the_wait_after_a_lost_reply(server: CallbackServer) -> None:
-    """Such a task polls nothing: without the id of the callback its paid generation would be lost."""
-    server.outcomes = [ConnectionError("connection refused")] * 46
+@pytest.mark.parametrize(
+    ("outcomes", "minimum"),
+    [
+        # A task whose reply was lost polls nothing: without the id its paid generation would be lost.
+        ([AWAY] * 46, TIMING.callback_timeout),
+        # The task has the full time to defer after errors of the database.
+        ([*[AWAY] * 20, RETRY, RETRY], DEFAULT_LIMITS.retry_timeout),
+    ],
+    ids=["lost reply", "late deferral"],
+)
+def test_a_callback_with_an_id_outlasts_a_long_outage(
+    server: CallbackServer, outcomes: list[Outcome | Exception], minimum: float
+) -> None:
+    server.outcomes = list(outcomes)
     server.post()
-    assert len(server.calls) == 47
-    assert sum(server.pauses) > TIMING.callback_timeout
-
-
-def test_a_task_has_the_full_time_to_defer_after_database_errors(server: CallbackServer) -> None:
-    server.outcomes = [*[ConnectionError("connection refused")] * 20, RETRY, RETRY]
-    server.post()
-    assert len(server.calls) == 23
-    assert sum(server.pauses) > DEFAULT_LIMITS.retry_timeout
+    assert len(server.calls) == len(outcomes) + 1
+    assert sum(server.pauses) > minimum
 
 
 @pytest.mark.parametrize(
-    ("body", "timeout"),
-    [(SUCCEEDED, DEFAULT_LIMITS.id_retry_timeout), (WITHOUT_ID, DEFAULT_LIMITS.retry_timeout)],
+    ("outcome", "body", "timeout", "warnings"),
+    [
+        (RETRY, SUCCEEDED, DEFAULT_LIMITS.retry_timeout, 0),
+        (ImportError("no such module"), SUCCEEDED, DEFAULT_LIMITS.id_retry_timeout, 1),
+        (ImportError("no such module"), WITHOUT_ID, DEFAULT_LIMITS.retry_timeout, 1),
+    ],
+    ids=["early", "error", "error without an id"],
 )
-def test_a_lasting_error_is_logged_once(
-    server: CallbackServer, caplog: pytest.LogCaptureFixture, body: bytes, timeout: float
+def test_retries_end_and_a_lasting_error_is_logged_once(
+    server: CallbackServer,
+    caplog: pytest.LogCaptureFixture,
+    outcome: Any,
+    body: bytes,
+    timeout: float,
+    warnings: int,
 ) -> None:
-    server.outcomes = [ImportError("no such module")] * 1000
+    server.outcomes = [outcome] * 1000
     assert server.post(body=body).status_code == 202
     assert timeout < sum(server.pauses) <= timeout + DEFAULT_LIMITS.max_backoff
-    assert caplog.text.count("is given up") == 1
-    assert "on_uncertain_submit" in caplog.text
+    assert caplog.text.count("is given up") == caplog.text.count("on_uncertain_submit") == warnings
 
 
 def test_a_minimum_of_attempts_is_made_even_if_they_exceed_the_timeout(server: CallbackServer) -> None:

@@ -7,10 +7,9 @@ The worker has it from Airflow, which knows the Dag; the API server reads it fro
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib import import_module
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,7 +23,6 @@ from versions import REGIONS, needs
 from airflow_provider_seedance.api_server import queries, totals
 from airflow_provider_seedance.api_server.queries import Scope
 from airflow_provider_seedance.cli import main
-from airflow_provider_seedance.ledger.configuration import LedgerConfig
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import TaskIdentity
 from airflow_provider_seedance.ledger.ledger_store import LedgerStore
@@ -38,63 +36,42 @@ LOOP = "improve"
 HERE = Scope(dag_id="d", run_id="r/1")
 
 
-@pytest.fixture
-def airflow() -> Iterator[MetadataDatabase]:
-    made = MetadataDatabase()
-    made.run()
-    yield made
-    made.session.close()
-    made.engine.dispose()
+def looped(metadata: MetadataDatabase) -> str:
+    return metadata.region(LOOP)
 
 
-@pytest.fixture
-def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
-    monkeypatch.setattr(totals, "_unreadable_until", {})
-    location = f"sqlite:///{tmp_path}/ledger.db"
-    monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", location)
-    return Database(LedgerConfig(location=location))
+def mapped(metadata: MetadataDatabase) -> str:
+    return metadata.region("video")
 
 
-def looped(airflow: MetadataDatabase) -> str:
-    return airflow.region(LOOP)
+def mapped_in(metadata: MetadataDatabase, loop: str) -> str:
+    return metadata.region("video", parent=loop, parent_index=3)
 
 
-def mapped(airflow: MetadataDatabase) -> str:
-    return airflow.region("video")
-
-
-def mapped_in_a_loop(airflow: MetadataDatabase) -> str:
-    return airflow.region("video", parent=looped(airflow), parent_index=3)
-
-
-def expanded_again(airflow: MetadataDatabase) -> str:
-    return airflow.region("video", forked_from=mapped(airflow))
-
-
-def mapped_in_a_loop_that_was_cleared(airflow: MetadataDatabase) -> str:
-    first = looped(airflow)
-    airflow.region("video", parent=first, parent_index=3)
-    again = airflow.region(LOOP, forked_from=first)
-    return airflow.region("video", parent=again, parent_index=3)
+def cleared(metadata: MetadataDatabase) -> str:
+    """Return the loop that replaces another, which had a mapped task."""
+    first = looped(metadata)
+    mapped_in(metadata, first)
+    return metadata.region(LOOP, forked_from=first)
 
 
 #: The region of a task instance, its index there, and the expected map index and pass.
 PLACES = [
-    pytest.param(lambda airflow: "", -1, -1, None, id="plain"),
+    pytest.param(lambda _: "", -1, -1, None, id="plain"),
     pytest.param(mapped, 2, 2, None, id="mapped"),
     pytest.param(mapped, -1, -1, None, id="not-expanded-yet"),
-    pytest.param(expanded_again, 2, 2, None, id="expanded-again"),
+    pytest.param(lambda it: it.region("video", forked_from=mapped(it)), 2, 2, None, id="expanded-again"),
     pytest.param(looped, 3, -1, 3, id="in-a-loop"),
-    pytest.param(mapped_in_a_loop, 2, 2, 3, id="mapped-in-a-loop"),
-    pytest.param(mapped_in_a_loop_that_was_cleared, 2, 2, 3, id="mapped-in-a-loop-that-was-cleared"),
+    pytest.param(lambda it: mapped_in(it, looped(it)), 2, 2, 3, id="mapped-in-a-loop"),
+    pytest.param(lambda it: mapped_in(it, cleared(it)), 2, 2, 3, id="mapped-in-a-loop-that-was-cleared"),
 ]
 
 
-def context_of(airflow: MetadataDatabase, ti_id: Any) -> dict[str, Any]:
+def context_of(metadata: MetadataDatabase, ti_id: Any) -> dict[str, Any]:
     """Return the context that Airflow gives to the worker of a task instance."""
     regions = import_module("airflow.models.dynamic_region")
     coordinates = import_module("airflow.models.task_coordinates")
-    session = airflow.session
+    session = metadata.session
     ti: Any = session.get(TaskInstance, ti_id)
     region_id, region_index = coordinates.get_public_region(ti.region_id, ti.region_index)
     runtime = SimpleNamespace(
@@ -112,33 +89,34 @@ def context_of(airflow: MetadataDatabase, ti_id: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("region_of_task", "index", "map_index", "iteration"), PLACES)
 def test_all_processes_agree(
-    airflow: MetadataDatabase,
-    ledger: Database,
+    metadata: MetadataDatabase,
+    ledger_database: Database,
     region_of_task: Callable[[MetadataDatabase], str],
     index: int,
     map_index: int,
     iteration: int | None,
 ) -> None:
-    region = region_of_task(airflow)
-    ti_id = airflow.task("video", VIDEO, map_index=index, region=region, try_number=1)
-    context = context_of(airflow, ti_id)
+    metadata.run()
+    region = region_of_task(metadata)
+    ti_id = metadata.task("video", VIDEO, map_index=index, region=region, try_number=1)
+    context = context_of(metadata, ti_id)
     on_worker = TaskIdentity.of("default", context)
     loop_index = -1 if iteration is None else iteration
     assert (on_worker.map_index, on_worker.loop_index) == (map_index, loop_index)
 
-    (task,) = queries.tasks_of(airflow.session, HERE)
+    (task,) = queries.tasks_of(metadata.session, HERE)
     assert (task.map_index, task.iteration) == (map_index, iteration)
-    add(ledger, [row(-1, **asdict(on_worker))])
+    add(ledger_database, [row(-1, **asdict(on_worker))])
     costs = totals.read_costs({RUN: [task]})
     assert costs is not None
     assert costs[RUN][task.place]["cost_usd"] == 0.07
     by_region = Scope(**vars(HERE) | {"task_id": "video", "map_index": map_index, "region": task.region})
-    assert queries.find_task(airflow.session, by_region) == task
+    assert queries.find_task(metadata.session, by_region) == task
 
     claimed = stored_coordinates(*region_of(context["ti"]))
-    found = airflow.session.scalars(select(TaskInstance.id).filter_by(task_id="video", **claimed)).all()
+    found = metadata.session.scalars(select(TaskInstance.id).filter_by(task_id="video", **claimed)).all()
     assert found == [ti_id]
 
-    add(ledger, [{**uncertain(-1, **asdict(on_worker)), "number": 2}])
-    command = LedgerStore(ledger, on_worker, Store()).resolve_command("generation")
+    add(ledger_database, [{**uncertain(-1, **asdict(on_worker)), "number": 2}])
+    command = LedgerStore(ledger_database, on_worker, Store()).resolve_command("generation")
     main([*shlex.split(command)[len(COMMAND_WORDS) :], "--not-billed"])
