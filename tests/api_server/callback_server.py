@@ -55,6 +55,7 @@ class CallbackServer:
             "keys": {"api": "fal", "callback_secret": SECRET},
             "without": {"api": "ark"},
             "broken": "{",
+            "away": ConnectionError("the secrets backend is away"),
         }
         #: The settings of every connection, if set.
         self.settings: Settings | None = None
@@ -84,8 +85,6 @@ class CallbackServer:
     def read_connection(self, conn_id: str, team: str = "") -> Settings | None:
         conn_id = f"{team}/{conn_id}" if team else conn_id
         self.lookups.append(conn_id)
-        if conn_id == "away":
-            raise ConnectionError("the secrets backend is away")
         extra = self.connections.get(conn_id)
         if isinstance(extra, Exception):
             raise extra

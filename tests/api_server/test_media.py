@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -65,12 +65,18 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     return here
 
 
-async def _body(answer: Any) -> bytes:
-    return b"".join([piece async for piece in answer.body_iterator])
+async def read(pieces: AsyncIterator[bytes]) -> list[bytes]:
+    return [piece async for piece in pieces]
 
 
 def body(answer: Any) -> bytes:
-    return asyncio.run(_body(answer))
+    return b"".join(asyncio.run(read(answer.body_iterator)))
+
+
+def serve(monkeypatch: pytest.MonkeyPatch, serving: SimpleNamespace, location: StorageLocation) -> None:
+    """Serve the file of a store that the test has opened."""
+    monkeypatch.setattr(media, "location_of", lambda path, conn_id: location)
+    serving.task = stored(location.display)
 
 
 def test_whole_file(serving: SimpleNamespace, file: Path) -> None:
@@ -156,10 +162,7 @@ def test_connection_of_the_location(
 
 
 def stream(location: StorageLocation, positions: range) -> list[bytes]:
-    async def read() -> list[bytes]:
-        return [piece async for piece in StoreReader().stream(location, positions)]
-
-    return asyncio.run(read())
+    return asyncio.run(read(StoreReader().stream(location, positions)))
 
 
 def test_a_file_is_read_in_small_pieces(file: Path) -> None:
@@ -193,8 +196,7 @@ def s3(store: Any) -> StorageLocation:
 def test_range_of_an_object(
     monkeypatch: pytest.MonkeyPatch, serving: SimpleNamespace, s3: StorageLocation
 ) -> None:
-    monkeypatch.setattr(media, "location_of", lambda path, conn_id: s3)
-    serving.task = stored(s3.display)
+    serve(monkeypatch, serving, s3)
     part = serving.get(range_header="bytes=-1000")
     assert (part.status_code, body(part)) == (206, CONTENT[-1000:])
     etag = serving.get(method="HEAD").headers["etag"]
@@ -293,8 +295,7 @@ def test_a_range_costs_what_it_is(
 ) -> None:
     store = Store(ranges)
     location = StorageLocation(display="store://b/clip.mp4", fs=store, path="b/clip.mp4")
-    monkeypatch.setattr(media, "location_of", lambda path, conn_id: location)
-    serving.task = stored("store://b/clip.mp4")
+    serve(monkeypatch, serving, location)
     part = serving.get(range_header="bytes=65536-131071")
     tracemalloc.start()
     assert body(part) == CONTENT[65536:131072]
@@ -317,8 +318,7 @@ def test_a_range_of_an_object_costs_what_it_is(
         return await call(method, *arguments, **named)
 
     monkeypatch.setattr(s3.fs, "_call_s3", record)
-    monkeypatch.setattr(media, "location_of", lambda path, conn_id: s3)
-    serving.task = stored(s3.display)
+    serve(monkeypatch, serving, s3)
     assert len(body(serving.get(range_header="bytes=100000-165535"))) == 65536
     assert ranges == ["bytes=100000-165535"]
 
@@ -338,7 +338,7 @@ def test_streams_are_bounded(monkeypatch: pytest.MonkeyPatch, serving: SimpleNam
         assert (await media.media(SimpleNamespace(method="HEAD", headers={}), **scope)).status_code == 200
         await pieces.aclose()
         again = await media.media(request, **scope)
-        return refused.value.status_code, await _body(again)
+        return refused.value.status_code, b"".join(await read(again.body_iterator))
 
     assert asyncio.run(play()) == (503, CONTENT)
     assert media._reader.streams == 0

@@ -6,7 +6,9 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -104,38 +106,42 @@ def test_the_page_has_no_inline_code() -> None:
     assert not re.search(r"\son\w+=|\sstyle=|<style", page)
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
-def test_words_are_counted_together_and_a_last_frame_is_an_image(tmp_path: Path) -> None:
+@pytest.fixture
+def shown(tmp_path: Path) -> Callable[[str], Any]:
+    """Return the value of an expression with the functions of ``format.js``."""
+    if shutil.which("node") is None:
+        pytest.skip("needs Node.js")
     module = tmp_path / "format.mjs"
     module.write_text((pages.STATIC / "format.js").read_text(encoding="utf-8"))
+
+    def evaluate(expression: str) -> Any:
+        script = f"import * as format from {str(module)!r}; console.log(JSON.stringify({expression}))"
+        node = ["node", "--input-type=module", "-e", script]
+        return json.loads(subprocess.run(node, check=True, capture_output=True, text=True).stdout)
+
+    return evaluate
+
+
+def test_words_are_counted_together(shown: Callable[[str], Any]) -> None:
     tasks = {"deferred": 3, "running": 1, "skipped": 2, "upstream_failed": 1, "scheduled": 1, "none": 4}
+    counts = shown(f"[...format.tallies({json.dumps(tasks)})]")
+    assert counts == [["running", 4], ["not submitted", 3], ["waiting", 5]]
+
+
+def test_a_last_frame_is_an_image(shown: Callable[[str], Any]) -> None:
     urls = ["https://a.example/v.mp4?X=1.png", "https://a.example/last.JPEG?X=1", "https://a.example/v"]
     render = {"media": "video", "files": [], "urls": urls}
-    shown = (
-        f"[...tallies({json.dumps(tasks)})], sources({{}}, {json.dumps(render)}, 0).map((one) => one.media)"
-    )
-    script = f"import {{ sources, tallies }} from {str(module)!r}; console.log(JSON.stringify([{shown}]))"
-    node = ["node", "--input-type=module", "-e", script]
-    counts, media = json.loads(subprocess.run(node, check=True, capture_output=True, text=True).stdout)
-    assert counts == [["running", 4], ["not submitted", 3], ["waiting", 5]]
+    media = shown(f"format.sources({{}}, {json.dumps(render)}, 0).map((one) => one.media)")
     assert media == ["video", "image", "video"]
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
-def test_the_link_of_a_pass_of_a_loop_names_its_region(tmp_path: Path) -> None:
-    module = tmp_path / "format.mjs"
-    module.write_text((pages.STATIC / "format.js").read_text(encoding="utf-8"))
+def test_the_link_of_a_pass_of_a_loop_names_its_region(shown: Callable[[str], Any]) -> None:
     region_id = "018f3a1e-0000-7000-8000-00000000000a"
     places = [(-1, ""), (2, None), (-1, f"{region_id.replace('-', '')}.1"), (2, f"{region_id}.2")]
     tasks = [{"task_id": "a b", "map_index": index, "region": region} for index, region in places]
-    run = {"dag_id": "d", "run_id": "r/1"}
-    found = f"{json.dumps(tasks)}.map((task) => taskPage({json.dumps(run)}, task, '/tab'))"
-    script = f"import {{ taskPage }} from {str(module)!r}; console.log(JSON.stringify({found}))"
-    shown = subprocess.run(
-        ["node", "--input-type=module", "-e", script], check=True, capture_output=True, text=True
-    )
+    run = json.dumps({"dag_id": "d", "run_id": "r/1"})
     task = "../dags/d/runs/r%2F1/tasks/a%20b"
-    assert json.loads(shown.stdout) == [
+    assert shown(f"{json.dumps(tasks)}.map((task) => format.taskPage({run}, task, '/tab'))") == [
         f"{task}/tab",
         f"{task}/mapped/2/tab",
         f"{task}/tab?region_id={region_id}&region_index=1",

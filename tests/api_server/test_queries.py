@@ -13,6 +13,11 @@ from airflow_provider_seedance.api_server.renders import TRANSFER_OPERATORS
 from api_server.metadata_database import NOW, STORE, VIDEO, MetadataDatabase
 
 HERE = Scope(dag_id="d", run_id="r/1")
+LATER = NOW.replace(hour=13)
+
+
+def transfer(map_index: int, region: str = "", **elsewhere: str) -> Scope:
+    return replace(HERE, **{"task_id": "store", "map_index": map_index, "region": region, **elsewhere})
 
 
 def test_find_run(metadata: MetadataDatabase) -> None:
@@ -77,12 +82,9 @@ def test_the_number_of_queries_does_not_depend_on_the_number_of_tasks(metadata: 
 def test_the_revision_changes_with_the_content(metadata: MetadataDatabase) -> None:
     metadata.run()
     seen = [queries.revision(metadata.session, HERE)]
-    metadata.task("video", VIDEO)
-    seen.append(queries.revision(metadata.session, HERE))
-    metadata.task("next", VIDEO, xcoms={"generation_id": "g"}, updated_at=NOW)
-    seen.append(queries.revision(metadata.session, HERE))
-    metadata.task("last", VIDEO, updated_at=NOW.replace(hour=13), fields={})
-    seen.append(queries.revision(metadata.session, HERE))
+    for number, change in enumerate(({}, {"xcoms": {"generation_id": "g"}}, {"updated_at": LATER})):
+        metadata.task(f"video-{number}", VIDEO, **change)
+        seen.append(queries.revision(metadata.session, HERE))
     assert len(set(seen)) == 4
     assert queries.revision(metadata.session, HERE) == seen[-1]
 
@@ -90,10 +92,9 @@ def test_the_revision_changes_with_the_content(metadata: MetadataDatabase) -> No
 def test_find_task(metadata: MetadataDatabase) -> None:
     metadata.run()
     metadata.task("video", VIDEO, map_index=1, state="deferred", fields={"on_clear": "new"})
-    here = Scope(dag_id="d", run_id="r/1", task_id="video", map_index=1)
-    task = queries.find_task(metadata.session, here)
+    task = queries.find_task(metadata.session, replace(HERE, task_id="video", map_index=1))
     assert (task.shown_state, task.fields) == ("running", {"on_clear": "new"})
-    assert queries.find_task(metadata.session, Scope(dag_id="d", run_id="r/1", task_id="video")) is None
+    assert queries.find_task(metadata.session, replace(HERE, task_id="video")) is None
 
 
 def test_find_transfer(metadata: MetadataDatabase) -> None:
@@ -101,15 +102,9 @@ def test_find_transfer(metadata: MetadataDatabase) -> None:
     stored = {"paths": ["s3://b/x.mp4"], "sha256": ["0"], "generation_id": "g"}
     fields = {"object_storage_conn_id": "aws"}
     metadata.task("store", STORE, map_index=3, xcoms={"return_value": stored}, fields=fields)
-    here = Scope(dag_id="d", run_id="r/1", task_id="store", map_index=3)
-    task = queries.find_task(metadata.session, here, TRANSFER_OPERATORS)
-    assert task.result == stored
-    assert task.fields == fields
-    for other in (
-        Scope(dag_id="d", run_id="r/1", task_id="store", map_index=-1),
-        Scope(dag_id="d", run_id="r", task_id="store", map_index=3),
-        Scope(dag_id="D", run_id="r/1", task_id="store", map_index=3),
-    ):
+    task = queries.find_task(metadata.session, transfer(3), TRANSFER_OPERATORS)
+    assert (task.result, task.fields) == (stored, fields)
+    for other in (transfer(-1), transfer(3, run_id="r"), transfer(3, dag_id="D")):
         assert queries.find_task(metadata.session, other, TRANSFER_OPERATORS) is None
 
 
@@ -146,13 +141,10 @@ def test_the_transfer_of_each_pass_is_found(metadata: MetadataDatabase) -> None:
         stored = {"paths": [f"s3://b/{number}.mp4"], "sha256": ["0"]}
         metadata.task("store", STORE, map_index=number, region=loop, xcoms={"return_value": stored})
     for number in range(2):
-        scope = Scope(dag_id="d", run_id="r/1", task_id="store", map_index=-1, region=f"{loop}.{number}")
-        task = queries.find_task(metadata.session, scope, TRANSFER_OPERATORS)
-        assert task is not None
+        task = queries.find_task(metadata.session, transfer(-1, f"{loop}.{number}"), TRANSFER_OPERATORS)
         assert task.result["paths"] == [f"s3://b/{number}.mp4"]
     for region in ("", f"{loop}.2", f"{'0' * 31}1.0"):
-        scope = Scope(dag_id="d", run_id="r/1", task_id="store", map_index=-1, region=region)
-        assert queries.find_task(metadata.session, scope, TRANSFER_OPERATORS) is None
+        assert queries.find_task(metadata.session, transfer(-1, region), TRANSFER_OPERATORS) is None
 
 
 @needs(REGIONS)
@@ -192,6 +184,5 @@ def test_find_task_by_the_map_index_that_the_library_knows(metadata: MetadataDat
     metadata.run()
     metadata.task("video", VIDEO, map_index=1, region=metadata.region("video"), state="deferred")
     metadata.task("video", VIDEO, map_index=1, region=metadata.region("improve"))
-    here = Scope(dag_id="d", run_id="r/1", task_id="video", map_index=1)
-    assert queries.find_task(metadata.session, here).shown_state == "running"
-    assert queries.find_task(metadata.session, replace(here, map_index=-1)) is None
+    assert queries.find_task(metadata.session, transfer(1, task_id="video")).shown_state == "running"
+    assert queries.find_task(metadata.session, transfer(-1, task_id="video")) is None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +16,6 @@ from ledger.rows import add, row
 
 from airflow_provider_seedance.api_server import permissions, renders_api
 from airflow_provider_seedance.api_server.renders import Task
-from airflow_provider_seedance.ledger.configuration import LedgerConfig
 from airflow_provider_seedance.ledger.database import Database
 
 RUN = {"dag_id": "d", "run_id": "r", "state": "running"}
@@ -112,14 +110,10 @@ def test_a_missing_run(airflow: SimpleNamespace) -> None:
     assert refused.value.status_code == 404
 
 
-def test_what_was_spent_is_that_of_the_ledger(
-    airflow: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    location = f"sqlite:///{tmp_path}/ledger.db"
-    monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", location)
+def test_what_was_spent_is_that_of_the_ledger(airflow: SimpleNamespace, ledger_database: Database) -> None:
     place = {"dag_id": "d", "run_id": "r"}
     takes = [{**row(index, **place), "number": number} for index in (0, 1) for number in (1, 2)]
-    add(Database(LedgerConfig(location=location)), takes)
+    add(ledger_database, takes)
     assert body(renders_api.renders("d", "r"))["totals"]["spent"]["cost_usd"] == 0.28
     assert body(renders_api.renders("d", "r", "video", 1))["totals"]["spent"]["cost_usd"] == 0.14
     assert body(renders_api.renders("d", "r", "store"))["totals"]["spent"]["cost_usd"] is None
