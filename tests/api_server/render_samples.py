@@ -47,9 +47,9 @@ def video(state: str | None = "success", returned: Any = None, **more: Any) -> T
     return Task(state=state, xcoms=xcoms, **{**given, **more})
 
 
-def batch(returned: Any, **more: Any) -> Task:
+def batch(returned: Any = None, state: str | None = "success", **more: Any) -> Task:
     given: dict[str, Any] = {"task_id": "batch", "operator": "SeedanceGenerateVideoBatchOperator"}
-    return video("success", returned, **{**given, **more})
+    return video(state, returned, **{**given, **more})
 
 
 def store(*paths: str, generation_id: Any = "g1", state: str = "success", **more: Any) -> Task:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -14,24 +15,18 @@ from airflow.api_fastapi.core_api import security
 from airflow.models.dag import DagModel
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from ledger.rows import add, row, uncertain
+from ledger.rows import add, configured, row, uncertain
 from sqlalchemy import select
 
 from airflow_provider_seedance.api_server import ledger_api, permissions
 from airflow_provider_seedance.api_server.app import build
 from airflow_provider_seedance.api_server.renders import Task
 from airflow_provider_seedance.generations import utc_now
-from airflow_provider_seedance.ledger.configuration import LedgerConfig
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.tables import submissions
 
-SETTLEMENT = {
-    "run_id": "run",
-    "task_id": "video",
-    "map_index": 0,
-    "record_key": "generation",
-    "generation_id": "g-9",
-}
+TASK = {"run_id": "run", "task_id": "video", "map_index": 0}
+SETTLEMENT = {**TASK, "record_key": "generation", "generation_id": "g-9"}
 OWN = {"Origin": "http://testserver"}
 RESOLVE = "/api/dags/ads/library/resolve"
 
@@ -76,7 +71,7 @@ def http(app: FastAPI, rights: AuthManager) -> TestClient:
 
 @pytest.fixture
 def database(ledger: Path) -> Database:
-    return Database(LedgerConfig(location=f"sqlite:///{ledger}"))
+    return configured()
 
 
 def state(database: Database) -> list[Any]:
@@ -99,14 +94,8 @@ def test_a_ledger_that_cannot_be_used(http: TestClient, monkeypatch: pytest.Monk
 
 
 def test_renders_of_readable_dags(http: TestClient, database: Database) -> None:
-    add(
-        database,
-        [
-            row(0, output_tokens=9),
-            row(1, dag_id="secret", output_tokens=9),
-            row(2, dag_id="films", output_tokens=9),
-        ],
-    )
+    dag_ids = ("ads", "secret", "films")
+    add(database, [row(number, dag_id=dag_id, output_tokens=9) for number, dag_id in enumerate(dag_ids)])
     found = http.get("/api/library").json()
     assert {render["output_tokens"] for render in found["renders"]} == {9}
     assert {render["dag_id"] for render in found["renders"]} == {"ads", "films"}
@@ -143,8 +132,8 @@ def test_the_files_of_a_render_are_played(http: TestClient, database: Database, 
 def test_only_who_may_edit_the_dag_is_offered_to_settle(http: TestClient, database: Database) -> None:
     add(database, [uncertain(0), uncertain(1, dag_id="films"), row(2)])
     found = http.get("/api/library").json()["renders"]
-    assert {render["map_index"]: render["can_settle"] for render in found} == {0: True, 1: False, 2: False}
-    assert {render["map_index"]: render["can_edit"] for render in found} == {0: True, 1: False, 2: True}
+    offered = {render["map_index"]: (render["can_settle"], render["can_edit"]) for render in found}
+    assert offered == {0: (True, True), 1: (False, False), 2: (False, True)}
 
 
 @pytest.mark.parametrize(
@@ -185,7 +174,7 @@ def test_an_invalid_generation_id(http: TestClient, database: Database) -> None:
 
 # ---------------------------------------------------------------------- rendering again
 
-AGAIN = {"run_id": "run", "task_id": "video", "map_index": 0, "generation_id": "g-0"}
+AGAIN = {**TASK, "generation_id": "g-0"}
 
 
 @pytest.fixture
@@ -199,27 +188,37 @@ def found(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return here
 
 
+@pytest.fixture
+def again(http: TestClient, database: Database, found: SimpleNamespace) -> Callable[..., int]:
+    """Decide on the only render, and return the status of the response."""
+    add(database, [row(0)])
+
+    def decide(headers: dict[str, str] = OWN, **changes: Any) -> int:
+        return http.post(
+            "/api/dags/ads/library/again", json={**AGAIN, **changes}, headers=headers
+        ).status_code
+
+    return decide
+
+
 def decision(database: Database) -> Any:
     with database.reading() as connection:
         return connection.execute(select(submissions.c.record)).scalar_one().get("render_again_until")
 
 
-def test_rendering_again(http: TestClient, database: Database, found: SimpleNamespace) -> None:
-    add(database, [row(0)])
-    path = "/api/dags/ads/library/again"
-    assert http.post(path, json=AGAIN, headers=OWN).status_code == 204
+def test_rendering_again(again: Callable[..., int], database: Database, found: SimpleNamespace) -> None:
+    assert again() == 204
     assert utc_now() + timedelta(hours=23) < datetime.fromisoformat(decision(database))
-    assert http.post(path, json={**AGAIN, "generation_id": "g-1"}, headers=OWN).status_code == 409
+    assert again(generation_id="g-1") == 409
     found.task = None
-    assert http.post(path, json={**AGAIN, "withdraw": True}, headers=OWN).status_code == 204
+    assert again(withdraw=True) == 204
     assert decision(database) is None
-    assert http.post(path, json=AGAIN, headers=OWN).status_code == 409
+    assert again() == 409
 
 
 def test_a_clear_that_would_pay_for_more_is_refused(
-    http: TestClient, database: Database, found: SimpleNamespace
+    again: Callable[..., int], database: Database, found: SimpleNamespace
 ) -> None:
-    add(database, [row(0)])
     task, batch = found.task, replace(found.task, operator="SeedanceGenerateVideoBatchOperator")
     for found.task, status in (
         (replace(task, state="deferred"), 409),
@@ -230,21 +229,15 @@ def test_a_clear_that_would_pay_for_more_is_refused(
         (replace(task, fields={"on_clear": "new"}), 204),
         (replace(task, iteration=0), 409),
     ):
-        assert http.post("/api/dags/ads/library/again", json=AGAIN, headers=OWN).status_code == status
+        assert again() == status
         assert (decision(database) is None) == (status == 409)
-        http.post("/api/dags/ads/library/again", json={**AGAIN, "withdraw": True}, headers=OWN)
+        again(withdraw=True)
 
 
-def test_who_may_render_again(
-    http: TestClient, database: Database, rights: AuthManager, found: SimpleNamespace
-) -> None:
-    add(database, [row(0)])
-    path = "/api/dags/ads/library/"
-    assert (
-        http.post(f"{path}again", json=AGAIN, headers={"Origin": "https://evil.example"}).status_code == 403
-    )
+def test_who_may_render_again(again: Callable[..., int], database: Database, rights: AuthManager) -> None:
+    assert again({"Origin": "https://evil.example"}) == 403
     rights.editable = ()
-    assert http.post(f"{path}again", json=AGAIN, headers=OWN).status_code == 403
+    assert again() == 403
     assert decision(database) is None
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from airflow_provider_seedance.api_server import renders
-from airflow_provider_seedance.api_server.renders import Task, renders_of
-from airflow_provider_seedance.api_server.totals import totals_of
+from airflow_provider_seedance.api_server.renders import renders_of
+from airflow_provider_seedance.api_server.totals import batches_of, totals_of
 from airflow_provider_seedance.api_server.xcom_values import MAX_TEXT_CHARS, is_http_url, parse_xcom
 from airflow_provider_seedance.apis.registry import console_of
 from airflow_provider_seedance.decorators.seedance import _SeedanceVideoDecoratedOperator
@@ -52,12 +52,7 @@ def test_a_finished_render() -> None:
 
 
 def test_the_tokens_that_the_service_counted() -> None:
-    for usage, tokens in [
-        ({"output_tokens": 108_900}, 108_900),
-        ({"output_tokens": "x"}, None),
-        ({}, None),
-        (5, None),
-    ]:
+    for usage, tokens in (({"output_tokens": 9}, 9), ({"output_tokens": "x"}, None), ({}, None), (5, None)):
         (render,) = shown(video("success", result(usage=usage)))
         assert render["output_tokens"] == tokens
 
@@ -84,19 +79,22 @@ def test_state() -> None:
         assert (render["ended_at"] is not None) == (state == "failed")
 
 
-def test_only_a_running_render_has_progress() -> None:
-    xcoms = {"generation_id": "g1", "seedance_progress": 42}
-    assert shown(video("deferred", xcoms=xcoms))[0]["progress"] == 42
-    assert shown(video("failed", xcoms=xcoms))[0]["progress"] is None
-    assert shown(video("deferred", xcoms={**xcoms, "seedance_progress": 5000}))[0]["progress"] == 100
-    assert shown(video("deferred", xcoms={**xcoms, "seedance_progress": "lots"}))[0]["progress"] is None
-
-
-def test_only_a_running_render_has_an_expected_end() -> None:
-    xcoms = {"generation_id": "g1", "seedance_ends_at": "2026-03-10T12:00:00+00:00"}
-    assert shown(video("deferred", xcoms=xcoms))[0]["ends_at"] == "2026-03-10T12:00:00+00:00"
-    assert shown(video("failed", xcoms=xcoms))[0]["ends_at"] is None
-    assert shown(video("deferred", xcoms={**xcoms, "seedance_ends_at": 5}))[0]["ends_at"] is None
+@pytest.mark.parametrize(
+    ("name", "stored", "expected"),
+    [
+        ("progress", 42, 42),
+        ("progress", 5000, 100),
+        ("progress", "lots", None),
+        ("ends_at", "2026-03-10T12:00:00+00:00", "2026-03-10T12:00:00+00:00"),
+        ("ends_at", 5, None),
+    ],
+)
+def test_only_a_running_render_has_progress_and_an_expected_end(
+    name: str, stored: Any, expected: Any
+) -> None:
+    xcoms = {"generation_id": "g1", f"seedance_{name}": stored}
+    assert shown(video("deferred", xcoms=xcoms))[0][name] == expected
+    assert shown(video("failed", xcoms=xcoms))[0][name] is None
 
 
 def test_the_result_of_an_earlier_try_is_ignored() -> None:
@@ -104,39 +102,29 @@ def test_the_result_of_an_earlier_try_is_ignored() -> None:
     assert (render["state"], render["generation_id"], render["urls"]) == ("queued", None, [])
 
 
-def test_other_operators_are_ignored() -> None:
-    other = Task(task_id="other", operator="BashOperator", state="success", xcoms={"return_value": {"a": 1}})
-    assert shown(other) == []
-
-
-def test_a_custom_operator_is_recognised_by_its_result() -> None:
+def test_other_operators_are_recognised_by_their_results() -> None:
     (render,) = shown(video("success", result(), operator="OurOwnVideoOperator"))
     assert render["generation_id"] == "g1"
+    assert shown(video("success", {"a": 1}, operator="BashOperator")) == []
 
 
 def test_one_generation_is_one_render() -> None:
-    passed_on, waited = (
-        Task(task_id=task_id, operator=operator, state="success", xcoms={"return_value": result()})
-        for task_id, operator in (
-            ("choose", "_PythonDecoratedOperator"),
-            ("wait", "SeedanceGenerationSensor"),
-        )
-    )
-    submitted = video("success", xcoms={"generation_id": "g1"})
-    found = shown(passed_on, waited, submitted)
-    assert [render["task_id"] for render in found] == ["video"]
-    assert found[0]["urls"] == ["https://media.example/g1.mp4"]
+    passed_on = video("success", result(), task_id="choose", operator="_PythonDecoratedOperator")
+    waited = video("success", result(), task_id="wait", operator="SeedanceGenerationSensor")
+    (found,) = shown(passed_on, waited, video("success", xcoms={"generation_id": "g1"}))
+    assert found["task_id"] == "video"
+    assert found["urls"] == ["https://media.example/g1.mp4"]
 
 
 def test_a_sensor_for_another_generation_is_a_render() -> None:
-    (render,) = shown(Task(task_id="wait", operator="SeedanceGenerationSensor", state="deferred"))
+    (render,) = shown(video("deferred", operator="SeedanceGenerationSensor"))
     assert render["state"] == "running"
 
 
 def test_mapped_tasks_keep_their_order() -> None:
-    tasks = [video("success", result(f"g{index}"), map_index=index) for index in range(12)]
-    assert [render["map_index"] for render in shown(*tasks)] == list(range(12))
-    assert len({render["id"] for render in shown(*tasks)}) == 12
+    renders = shown(*(video("success", result(f"g{n}"), map_index=n) for n in range(1000)))
+    assert [render["map_index"] for render in renders] == list(range(1000))
+    assert len({render["id"] for render in renders}) == totals_of(renders, [], {})["total"] == 1000
 
 
 def test_stored_files_belong_to_their_generation() -> None:
@@ -183,9 +171,7 @@ def test_a_batch() -> None:
 
 
 def test_a_running_batch_has_a_count() -> None:
-    (render,) = shown(
-        video("deferred", operator="SeedanceGenerateVideoBatchOperator", fields={"requests": ["a", "b"]})
-    )
+    (render,) = shown(batch(state="deferred", fields={"requests": ["a", "b"]}))
     assert (render["state"], render["count"]) == ("running", 2)
 
 
@@ -300,11 +286,6 @@ def test_totals() -> None:
     assert totals_of([], [], {})["credits"] is None
 
 
-def test_a_thousand_renders() -> None:
-    tasks = [video("success", result(f"g{index}"), map_index=index) for index in range(1000)]
-    assert totals_of(shown(*tasks), [], {})["total"] == 1000
-
-
 def test_the_console_of_the_service() -> None:
     for api, generation_id, address in [
         ("replicate", "a/b", "https://replicate.com/p/a%2Fb"),
@@ -315,3 +296,140 @@ def test_the_console_of_the_service() -> None:
         ("ark", None, None),
     ]:
         assert console_of(api, generation_id) == address
+
+
+# ---------------------------------------------------------------------- batches that go on, and tasks that failed
+
+
+REQUEST = {"prompt": "A shoe", "duration": 8, "images": ["https://b.example/a.png"], "fixed_lens": True}
+
+ITEMS = [
+    {**result("g1"), "key": "shoe", "request": REQUEST},
+    {
+        "key": "lamp",
+        "status": "failed",
+        "generation_id": "g2",
+        "error": "The service failed.",
+        "kind": "failed",
+        "credits": 14,
+        "cost_usd": 0.07,
+        "created_at": "2026-05-01T12:00:00+00:00",
+        "completed_at": "2026-05-01T12:00:40+00:00",
+    },
+    {"key": "hat", "status": "running", "generation_id": "g3", "created_at": "2026-05-01T12:00:02+00:00"},
+    {"key": "cup", "status": "not_submitted", "request": {"prompt": "A cup"}},
+]
+
+
+def reported(state: str, **xcoms: Any) -> renders.Task:
+    counts = {"total": 4, "succeeded": 1, "failed": 1, "in_flight": 1, "not_submitted": 1}
+    known = {"credits": 42, "cost_usd": 0.21, "ends_at": "2026-05-01T12:09:00Z"}
+    report = {"items": ITEMS, "counts": counts, **known}
+    return batch(state=state, xcoms={"seedance_report": report, **xcoms})
+
+
+def times_of(render: dict[str, Any]) -> tuple[Any, Any]:
+    return render["started_at"], render["ended_at"]
+
+
+def test_a_batch_that_goes_on_shows_its_items_with_their_own_prompts_and_times() -> None:
+    done, failed, in_flight, waiting = shown(reported("deferred"))
+    states = [render["state"] for render in (done, failed, in_flight, waiting)]
+    assert states == ["succeeded", "failed", "running", "waiting"]
+    assert done["urls"] == ["https://media.example/g1.mp4"]
+    assert done["prompt"] == "A shoe"
+    assert done["request"] == {**REQUEST, "images": '["https://b.example/a.png"]', "fixed_lens": "true"}
+    assert times_of(failed) == ("2026-05-01T12:00:00+00:00", "2026-05-01T12:00:40+00:00")
+    assert times_of(in_flight) == ("2026-05-01T12:00:02+00:00", None)
+    assert times_of(waiting) == (None, None)
+    assert waiting["prompt"] == "A cup"
+    (summary,) = batches_of([reported("deferred")], {})
+    assert summary["counts"]["in_flight"] == 1
+    assert (summary["credits"], summary["ends_at"], summary["error"]) == (42, "2026-05-01T12:09:00Z", None)
+
+
+def test_what_has_ended_since_the_task_deferred_plays_at_once() -> None:
+    renders = shown(reported("deferred", seedance_progress=[result("g3"), result("unknown"), None]))
+    assert [render["state"] for render in renders] == ["succeeded", "failed", "succeeded", "waiting"]
+    assert renders[2]["urls"] == ["https://media.example/g3.mp4"]
+
+
+def test_the_line_of_a_batch_counts_what_has_ended_since_the_task_deferred() -> None:
+    progress = [result("g3"), result("g1"), result("unknown")]
+    (summary,) = batches_of([reported("deferred", seedance_progress=progress)], {})
+    assert summary["counts"] == {"total": 4, "succeeded": 2, "failed": 1, "in_flight": 0, "not_submitted": 1}
+    assert (summary["credits"], summary["cost_usd"]) == (70, 0.35)
+
+
+def test_an_item_keeps_the_time_of_its_submission_if_the_service_reports_none() -> None:
+    ended = {**result("g3"), "created_at": None}
+    render = shown(reported("deferred", seedance_progress=[ended]))[2]
+    assert times_of(render) == ("2026-05-01T12:00:02+00:00", "2026-05-01T12:01:35+00:00")
+
+
+def test_an_uncertain_submission_is_not_one_that_failed() -> None:
+    report = {"items": [{"key": "bell", "status": "failed", "kind": "uncertain", "error": "unknown"}]}
+    assert shown(reported("failed", seedance_report=report))[0]["state"] == "uncertain"
+    (render,) = shown(video("failed", xcoms={"seedance_report": {"kind": "uncertain"}}))
+    assert (render["state"], totals_of([render], [], {})["states"]) == ("uncertain", {"uncertain": 1})
+    (render,) = shown(video("up_for_retry", xcoms={"seedance_report": {"kind": "uncertain"}}))
+    assert render["state"] == "retrying"
+
+
+def test_a_batch_that_failed_shows_what_it_paid_for() -> None:
+    task = reported("failed", seedance_error="A budget of this connection is used up.")
+    done, failed, in_flight, waiting = shown(task)
+    assert (done["state"], done["credits"]) == ("succeeded", 28)
+    assert done["urls"] == ["https://media.example/g1.mp4"]
+    assert (failed["error"], failed["credits"]) == ("The service failed.", 14)
+    assert (in_flight["state"], waiting["state"]) == ("failed", "skipped")
+    assert "may go on and be billed" in in_flight["error"]
+    totals = totals_of(shown(task), [], {})
+    assert (totals["credits"], totals["cost_usd"]) == (28, 0.14)
+    assert totals["spent"] == {"credits": 42, "cost_usd": 0.21, "at_least": False}
+    (summary,) = batches_of([task], {})
+    assert (summary["error"], summary["ends_at"]) == ("A budget of this connection is used up.", None)
+
+
+def test_a_batch_with_a_result_has_no_report() -> None:
+    task = batch({"succeeded": [], "counts": {"total": 0}}, xcoms={"seedance_report": {"items": ITEMS}})
+    assert shown(task) == []
+    assert batches_of([task], {}) == []
+
+
+@pytest.mark.parametrize(
+    ("state", "shown_state", "error"),
+    [
+        ("failed", "failed", "oops"),
+        ("up_for_retry", "retrying", "oops"),
+        ("running", "running", None),  # the error is that of an earlier try
+    ],
+)
+def test_a_failed_task_shows_its_error_and_its_cost(state: str, shown_state: str, error: str | None) -> None:
+    failed = result("g1", status="failed", urls=[])
+    xcoms = {"generation_id": "g1", "seedance_error": "oops", "seedance_report": failed}
+    (render,) = shown(video(state, xcoms=xcoms))
+    assert (render["state"], render["error"], render["credits"]) == (shown_state, error, 28)
+    found = totals_of([render], [], {})
+    assert (found["credits"], found["spent"]["credits"]) == (None, 28)
+
+
+def test_reports_of_any_shape() -> None:
+    for strange in [
+        *(7, [], "text", {"items": "x"}),
+        {"items": [7, {"status": []}, {"status": "running", "generation_id": []}], "counts": 3},
+        {"items": [{"status": "running"}], "counts": {"total": "x", "in_flight": None}},
+    ]:
+        task = reported("failed", seedance_report=strange, seedance_progress=strange, seedance_error=strange)
+        totals_of(shown(task), [], {})
+        batches_of([task], {})
+        batches_of(
+            [reported("deferred", seedance_report=strange, seedance_progress=[{}, {"generation_id": []}])], {}
+        )
+
+
+def test_what_a_result_says_of_its_request_is_added_to_the_rendered_arguments() -> None:
+    returned = {**result("g1"), "request": {"generate_audio": True}}
+    (render,) = shown(video(returned=returned, fields={"prompt": "A shoe", "fps": 24}))
+    assert render["prompt"] == "A shoe"
+    assert render["request"] == {"prompt": "A shoe", "fps": 24, "generate_audio": "true"}

@@ -12,8 +12,11 @@ from airflow_provider_seedance.api_server.runs import RunList, RunSearch
 from airflow_provider_seedance.generations import utc_now
 from api_server.metadata_database import NOW, STORE, VIDEO, MetadataDatabase
 
-ALL = RunSearch()
 ENDED = {"state": "success", "start_date": NOW, "end_date": NOW}
+
+
+def read(metadata: MetadataDatabase, listed: RunList | None = None) -> list[dict[str, Any]]:
+    return (listed or RunList()).read(metadata.session, {"d"}, RunSearch(), 10)
 
 
 def result(credits: float | None, cost_usd: float | None) -> dict[str, Any]:
@@ -32,11 +35,11 @@ def test_the_latest_runs_with_renders(metadata: MetadataDatabase) -> None:
     metadata.task("video", VIDEO, dag_id="hidden")
     listed = RunList()
     assert listed.dag_ids(metadata.session) == {"d", "hidden"}
-    found = listed.read(metadata.session, {"d"}, ALL, 10)
+    found = read(metadata, listed)
     assert [run["run_id"] for run in found] == ["new", "old"]
     assert all(run["tasks"] == {"success": 1, "none": 1} for run in found)
-    assert [run["run_id"] for run in listed.read(metadata.session, {"d"}, ALL, 1)] == ["new"]
-    assert listed.read(metadata.session, set(), ALL, 10) == []
+    assert [run["run_id"] for run in listed.read(metadata.session, {"d"}, RunSearch(), 1)] == ["new"]
+    assert listed.read(metadata.session, set(), RunSearch(), 10) == []
 
 
 @pytest.mark.parametrize(
@@ -67,26 +70,23 @@ def test_spending(metadata: MetadataDatabase) -> None:
     metadata.task("video", VIDEO, map_index=0, xcoms=result(10, 0.5))
     metadata.task("video", VIDEO, map_index=1, xcoms={"return_value": '{"credits": 1, "generation_id": "x"}'})
     # A generation that failed, a batch that goes on, and what an earlier try of a running task returned.
-    metadata.task(
-        "failed", VIDEO, state="failed", xcoms={"seedance_report": {"credits": 2, "cost_usd": 0.25}}
-    )
     batch = "SeedanceGenerateVideoBatchOperator"
-    metadata.task("batch", batch, state="deferred", xcoms={"seedance_report": {"credits": 4, "items": []}})
+    reports = [
+        {"seedance_report": {"credits": 2, "cost_usd": 0.25}},
+        {"seedance_report": {"credits": 4, "items": []}},
+    ]
+    metadata.task("failed", VIDEO, state="failed", xcoms=reports[0])
+    metadata.task("batch", batch, state="deferred", xcoms=reports[1])
     metadata.task("again", VIDEO, state="running", xcoms=result(100, 100))
     # Paid for by another task, or by no task.
     metadata.task("sensor", "SeedanceGenerationSensor", xcoms=result(1000, 1000))
     dry_run = {"return_value": {"estimate": {}, "credits": 1000, "cost_usd": 1000}}
     metadata.task("dry", batch, xcoms=dry_run)
     metadata.task("mine", "Mine", custom_operator_name="@task.seedance_video", xcoms=result(8, 0))
-    (run,) = RunList().read(metadata.session, {"d"}, ALL, 10)
-    assert (run["credits"], run["cost_usd"]) == (25, 0.75)
-
-
-def test_nothing_spent_is_not_zero(metadata: MetadataDatabase) -> None:
-    metadata.run()
-    metadata.task("video", VIDEO, state=None)
-    (run,) = RunList().read(metadata.session, {"d"}, ALL, 10)
-    assert (run["credits"], run["cost_usd"]) == (None, None)
+    metadata.run(run_id="waiting")
+    metadata.task("video", VIDEO, run_id="waiting", state=None)
+    spent = {run["run_id"]: (run["credits"], run["cost_usd"]) for run in read(metadata)}
+    assert spent == {"r/1": (25, 0.75), "waiting": (None, None)}
 
 
 def test_a_run_that_has_ended_is_read_once(metadata: MetadataDatabase) -> None:
@@ -95,9 +95,9 @@ def test_a_run_that_has_ended_is_read_once(metadata: MetadataDatabase) -> None:
     for run_id in ("ended", "running"):
         metadata.task("video", VIDEO, run_id=run_id, xcoms=result(1, None))
     listed = RunList()
-    first = listed.read(metadata.session, {"d"}, ALL, 10)
+    first = read(metadata, listed)
     metadata.sent.clear()
-    assert listed.read(metadata.session, {"d"}, ALL, 10) == first
+    assert read(metadata, listed) == first
     _, (_, places) = metadata.sent
     assert "running" in places
     assert "ended" not in places
@@ -107,9 +107,9 @@ def test_a_run_that_has_just_ended_is_read_again(metadata: MetadataDatabase) -> 
     metadata.run(**{**ENDED, "end_date": utc_now()})
     metadata.task("video", VIDEO, xcoms=result(1, None))
     listed = RunList()
-    listed.read(metadata.session, {"d"}, ALL, 10)
+    read(metadata, listed)
     metadata.task("late", VIDEO, xcoms=result(2, None))
-    (run,) = listed.read(metadata.session, {"d"}, ALL, 10)
+    (run,) = read(metadata, listed)
     assert run["credits"] == 3
 
 
@@ -119,7 +119,7 @@ def test_the_memory_is_bounded(metadata: MetadataDatabase, monkeypatch: pytest.M
         metadata.run(run_id=f"r{number}", **ENDED)
         metadata.task("video", VIDEO, run_id=f"r{number}")
     listed = RunList()
-    assert len(listed.read(metadata.session, {"d"}, ALL, 10)) == 4
+    assert len(read(metadata, listed)) == 4
     assert len(listed._ended) == 2
 
 
