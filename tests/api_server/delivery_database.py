@@ -1,33 +1,24 @@
-"""A metadata database of Airflow with one run, whose task gets callbacks."""
+"""Task instances of one run in Airflow's metadata database, which get callbacks."""
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow import settings as airflow_settings
-from airflow.models import import_all_models
-from airflow.models.base import Base
-from airflow.models.dag import DagModel
 from airflow.models.dag_version import DagVersion
-from airflow.models.dagbundle import DagBundleModel
-from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.trigger import Trigger
 from airflow.utils.session import create_session
-from metadata_rows import MODELS_OF_3_4, XCOM_MODEL, add_row, new_id, place
-from sqlalchemy import delete, insert, select
+from metadata_rows import add_row, new_id, place
+from sqlalchemy import select
 
 from airflow_provider_seedance.api_server import callback_delivery
 from airflow_provider_seedance.callbacks.inbox import key_for
 from airflow_provider_seedance.callbacks.payload import CallbackPayload
 from airflow_provider_seedance.callbacks.tokens import CallbackClaims
 from airflow_provider_seedance.generations import Generation, GenerationStatus
-from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
 
 RUN = "manual__2026-01-01T00:00:00+00:00/odd"
 CLAIMS = CallbackClaims(
@@ -44,55 +35,6 @@ RESULT = Generation(
     status=GenerationStatus.SUCCEEDED,
     urls=("https://c.example/1.mp4",),
 ).result()
-
-
-@contextmanager
-def tables() -> Iterator[None]:
-    """Create the tables, and drop them afterwards."""
-    import_all_models()
-    engine = airflow_settings.engine
-    Base.metadata.create_all(engine)
-    yield
-    Base.metadata.drop_all(engine)
-    engine.dispose()
-
-
-@contextmanager
-def one_run() -> Iterator[None]:
-    """Add one run, and empty the tables afterwards."""
-    with create_session() as session:
-        session.add(DagBundleModel(name="bundle"))
-        session.flush()
-        session.add(
-            DagModel(dag_id="dag", bundle_name="bundle", fileloc="/dags/f.py", relative_fileloc="f.py")
-        )
-        session.flush()
-        session.execute(
-            insert(DagVersion.__table__).values(
-                id=VERSION, dag_id="dag", version_number=1, bundle_name="bundle"
-            )
-        )
-        session.execute(
-            insert(DagRun.__table__).values(
-                dag_id="dag", run_id=RUN, run_type="manual", state="running", run_after=datetime.now(UTC)
-            )
-        )
-    yield
-    with create_session() as session:
-        models = (
-            XCOM_MODEL,
-            *MODELS_OF_3_4,
-            TaskInstance,
-            Trigger,
-            DagRun,
-            DagVersion,
-            DagModel,
-            DagBundleModel,
-        )
-        for model in models:
-            session.execute(delete(model.__table__))
-        if AIRFLOW_V_3_3_PLUS:
-            session.execute(delete(store_model()))
 
 
 def store_model() -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, Self
+from typing import Any
 from uuid import UUID
 
 from airflow.models import import_all_models
@@ -51,19 +51,13 @@ class MetadataDatabase:
         self._runs: dict[tuple[str, str], int] = {}
         event.listen(self.engine, "before_cursor_execute", self._record)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.session.close()
-        self.engine.dispose()
-
     def _record(self, connection: Any, cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:
         self.sent.append((statement, parameters))
 
     def run(self, dag_id: str = "d", run_id: str = "r/1", state: str = "running", **more: Any) -> None:
         number = self._runs.setdefault((dag_id, run_id), len(self._runs) + 1)
-        self._add(
+        add_row(
+            self.session,
             DagRun,
             id=number,
             dag_id=dag_id,
@@ -90,7 +84,8 @@ class MetadataDatabase:
     ) -> Any:
         at = {"dag_id": dag_id, "run_id": run_id, "task_id": task_id, **place(map_index, region)}
         ti_id = new_id()
-        self._add(
+        add_row(
+            self.session,
             TaskInstance,
             **at,
             id=ti_id,
@@ -113,6 +108,3 @@ class MetadataDatabase:
         return add_region(
             self.session, node_id, dag_id="d", run_id="r/1", parent_region_index=parent_index, **columns
         )
-
-    def _add(self, model: Any, **values: Any) -> None:
-        add_row(self.session, model, **values)

@@ -137,15 +137,10 @@ def test_the_event_of_a_confirmed_end_goes_to_the_worker(database: None, generat
     assert not AIRFLOW_V_3_3_PLUS or generation_id == "g1" or stored_ids() is None
 
 
-def test_a_callback_for_another_submission_changes_nothing(database: None) -> None:
-    add(kwargs={**KWARGS, "callback_nonce": "n2"})
-    assert deliver_unchanged().kind == "ignored"
-    assert callback_delivery.complete_task(CLAIMS, {}).kind == "ignored"
-
-
 @pytest.mark.parametrize(
     "trigger",
     [
+        {"kwargs": {**KWARGS, "callback_nonce": "n2"}},
         {"kwargs": {**KWARGS, "callback_nonce": None}},
         {"kwargs": {"generation_id": "g1"}},
         {"classpath": "another.provider.Trigger"},
@@ -155,6 +150,7 @@ def test_a_callback_for_another_submission_changes_nothing(database: None) -> No
 def test_a_task_with_another_trigger_is_not_resumed(database: None, trigger: dict[str, Any]) -> None:
     add(**trigger)
     assert deliver_unchanged().kind == "ignored"
+    assert callback_delivery.complete_task(CLAIMS, {}).kind == "ignored"
 
 
 def test_a_task_is_not_resumed_right_after_its_deferral(database: None) -> None:
@@ -237,17 +233,12 @@ def test_without_a_store_nothing_is_stored(database: None, monkeypatch: pytest.M
 @pytest.mark.parametrize("status", [None, GenerationStatus.RUNNING, GenerationStatus.SUCCEEDED])
 def test_an_uncertain_submission_gets_its_id(database: None, status: GenerationStatus | None) -> None:
     add(kwargs={"deadline": 1.0, "callback_nonce": "n1"})
+    assert deliver_unchanged(CallbackPayload(status=status)).kind == "ignored"
     payload = CallbackPayload(generation_id="g7", status=status)
     assert callback_delivery.deliver(CLAIMS, payload).kind == "resumed"
     assert event_of(task_instance()) == {"outcome": "callback", "generation_id": "g7"}
     if AIRFLOW_V_3_3_PLUS:
         assert stored_ids() == with_id(None, "g7")
-
-
-def test_an_uncertain_submission_needs_an_id(database: None) -> None:
-    add(kwargs={"deadline": 1.0, "callback_nonce": "n1"})
-    payload = CallbackPayload(status=GenerationStatus.SUCCEEDED)
-    assert deliver_unchanged(payload).kind == "ignored"
 
 
 # ---------------------------------------------------------------------- completing a task

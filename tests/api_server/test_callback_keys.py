@@ -30,6 +30,7 @@ class Service:
         self.key: str | None = "old"
         self.reads = 0
         self.now = 1000.0
+        self.keys = SigningKeys(clock=lambda: self.now)
         monkeypatch.setattr(callback_keys, "_read", self.read)
         monkeypatch.setattr(Fal, "is_signed", staticmethod(self.is_signed))
 
@@ -42,9 +43,9 @@ class Service:
     def is_signed(keys: Mapping[str, Any], headers: Mapping[str, str], body: bytes, now: float) -> bool:
         return keys["keys"] == headers.get("x-key")
 
-    def verify(self, keys: SigningKeys, key: str) -> bool | None:
-        settings = read_settings("keys", connection(extra={"api": "fal"}))
-        found: bool | None = on_loop(keys.verify(settings, {"x-key": key}, b"", 0.0))
+    def verify(self, key: str, api: str = "fal") -> bool | None:
+        settings = read_settings("keys", connection(extra={"api": api}))
+        found: bool | None = on_loop(self.keys.verify(settings, {"x-key": key}, b"", 0.0))
         return found
 
 
@@ -53,43 +54,35 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Service:
     return Service(monkeypatch)
 
 
-@pytest.fixture
-def keys(service: Service) -> SigningKeys:
-    return SigningKeys(clock=lambda: service.now)
-
-
-def test_keys_are_read_once_an_hour(service: Service, keys: SigningKeys) -> None:
-    assert [service.verify(keys, "old") for _ in range(3)] == [True] * 3
+def test_keys_are_read_once_an_hour(service: Service) -> None:
+    assert [service.verify("old") for _ in range(3)] == [True] * 3
     assert service.reads == 1
     service.now += MAX_KEYS_AGE_SECONDS
-    assert service.verify(keys, "old")
+    assert service.verify("old")
     assert service.reads == 2
 
 
-def test_a_wrong_signature_reads_the_keys_again_at_most_once_a_minute(
-    service: Service, keys: SigningKeys
-) -> None:
-    assert service.verify(keys, "old")
+def test_a_wrong_signature_reads_the_keys_again_at_most_once_a_minute(service: Service) -> None:
+    assert service.verify("old")
     service.key = "new"
-    assert service.verify(keys, "new") is False
+    assert service.verify("new") is False
     service.now += MIN_READ_INTERVAL_SECONDS
-    assert service.verify(keys, "new")
-    assert [service.verify(keys, "forged") for _ in range(5)] == [False] * 5
+    assert service.verify("new")
+    assert [service.verify("forged") for _ in range(5)] == [False] * 5
     assert service.reads == 2
 
 
-def test_keys_that_cannot_be_read_refuse_nothing_for_good(service: Service, keys: SigningKeys) -> None:
+def test_keys_that_cannot_be_read_refuse_nothing_for_good(service: Service) -> None:
     service.key = None
-    assert [service.verify(keys, "old") for _ in range(3)] == [None] * 3
+    assert [service.verify("old") for _ in range(3)] == [None] * 3
     assert service.reads == 1
     service.key = "old"
     service.now += MIN_READ_INTERVAL_SECONDS
-    assert service.verify(keys, "old")
+    assert service.verify("old")
 
 
-def test_a_service_without_keys_signs_nothing(keys: SigningKeys, service: Service) -> None:
-    settings = read_settings("ark", connection(extra={"api": "ark"}))
-    assert on_loop(keys.verify(settings, {}, b"", 0.0))
+def test_a_service_without_keys_signs_nothing(service: Service) -> None:
+    assert service.verify("any", api="ark")
     assert service.reads == 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from metadata_rows import MODELS_OF_3_4, add_row
 from versions import REGIONS, needs
 
@@ -20,8 +21,14 @@ def transfer(map_index: int, region: str = "", **elsewhere: str) -> Scope:
     return replace(HERE, **{"task_id": "store", "map_index": map_index, "region": region, **elsewhere})
 
 
-def test_find_run(metadata: MetadataDatabase) -> None:
+@pytest.fixture
+def metadata(metadata: MetadataDatabase) -> MetadataDatabase:
+    """A metadata database with a run."""
     metadata.run(state="queued")
+    return metadata
+
+
+def test_find_run(metadata: MetadataDatabase) -> None:
     run = queries.find_run(metadata.session, HERE)
     assert run == {
         "dag_id": "d",
@@ -36,7 +43,6 @@ def test_find_run(metadata: MetadataDatabase) -> None:
 
 
 def test_tasks_with_their_xcoms_and_fields(metadata: MetadataDatabase) -> None:
-    metadata.run()
     metadata.run(run_id="other")
     result = {"generation_id": "g", "urls": []}
     metadata.task(
@@ -56,7 +62,6 @@ def test_tasks_with_their_xcoms_and_fields(metadata: MetadataDatabase) -> None:
 
 
 def test_mapped_tasks_are_in_order(metadata: MetadataDatabase) -> None:
-    metadata.run()
     for index in (2, 0, 1):
         started = NOW.replace(minute=10 - index)
         metadata.task("video", VIDEO, map_index=index, start_date=started)
@@ -67,7 +72,6 @@ def test_mapped_tasks_are_in_order(metadata: MetadataDatabase) -> None:
 
 
 def test_the_number_of_queries_does_not_depend_on_the_number_of_tasks(metadata: MetadataDatabase) -> None:
-    metadata.run()
     metadata.task("video", VIDEO, map_index=0, xcoms={"generation_id": "g0"}, fields={})
     counts = []
     for number in (1, 100):
@@ -80,7 +84,6 @@ def test_the_number_of_queries_does_not_depend_on_the_number_of_tasks(metadata: 
 
 
 def test_the_revision_changes_with_the_content(metadata: MetadataDatabase) -> None:
-    metadata.run()
     seen = [queries.revision(metadata.session, HERE)]
     for number, change in enumerate(({}, {"xcoms": {"generation_id": "g"}}, {"updated_at": LATER})):
         metadata.task(f"video-{number}", VIDEO, **change)
@@ -90,7 +93,6 @@ def test_the_revision_changes_with_the_content(metadata: MetadataDatabase) -> No
 
 
 def test_find_task(metadata: MetadataDatabase) -> None:
-    metadata.run()
     metadata.task("video", VIDEO, map_index=1, state="deferred", fields={"on_clear": "new"})
     task = queries.find_task(metadata.session, replace(HERE, task_id="video", map_index=1))
     assert (task.shown_state, task.fields) == ("running", {"on_clear": "new"})
@@ -98,7 +100,6 @@ def test_find_task(metadata: MetadataDatabase) -> None:
 
 
 def test_find_transfer(metadata: MetadataDatabase) -> None:
-    metadata.run()
     stored = {"paths": ["s3://b/x.mp4"], "sha256": ["0"], "generation_id": "g"}
     fields = {"object_storage_conn_id": "aws"}
     metadata.task("store", STORE, map_index=3, xcoms={"return_value": stored}, fields=fields)
@@ -113,7 +114,6 @@ def test_find_transfer(metadata: MetadataDatabase) -> None:
 
 @needs(REGIONS)
 def test_the_passes_of_a_loop_are_kept_apart(metadata: MetadataDatabase) -> None:
-    metadata.run()
     loop = metadata.region("improve")
     for number in range(3):
         metadata.task(
@@ -135,7 +135,6 @@ def test_the_passes_of_a_loop_are_kept_apart(metadata: MetadataDatabase) -> None
 
 @needs(REGIONS)
 def test_the_transfer_of_each_pass_is_found(metadata: MetadataDatabase) -> None:
-    metadata.run()
     loop = metadata.region("improve")
     for number in range(2):
         stored = {"paths": [f"s3://b/{number}.mp4"], "sha256": ["0"]}
@@ -149,7 +148,6 @@ def test_the_transfer_of_each_pass_is_found(metadata: MetadataDatabase) -> None:
 
 @needs(REGIONS)
 def test_a_mapped_task_has_its_map_index(metadata: MetadataDatabase) -> None:
-    metadata.run()
     expansion = metadata.region("video")
     metadata.task("video", VIDEO, map_index=2, region=expansion)
     (task,) = queries.tasks_of(metadata.session, HERE)
@@ -158,7 +156,6 @@ def test_a_mapped_task_has_its_map_index(metadata: MetadataDatabase) -> None:
 
 @needs(REGIONS)
 def test_earlier_attempts_are_not_shown(metadata: MetadataDatabase) -> None:
-    metadata.run()
     earlier = {"working_set": None, "try_number": 1, "xcoms": {"generation_id": "earlier"}}
     metadata.task("video", VIDEO, fields={"prompt": "earlier"}, **earlier)
     metadata.task("video", VIDEO, xcoms={"generation_id": "now"}, fields={"prompt": "now"}, try_number=2)
@@ -168,7 +165,6 @@ def test_earlier_attempts_are_not_shown(metadata: MetadataDatabase) -> None:
 
 @needs(REGIONS)
 def test_rows_from_before_the_upgrade_are_shown(metadata: MetadataDatabase) -> None:
-    metadata.run()
     xcom, fields, owner, _ = MODELS_OF_3_4
     ti_id = metadata.task("video", VIDEO, map_index=1)
     at = {"dag_id": "d", "run_id": "r/1", "task_id": "video", "map_index": 1}
@@ -181,7 +177,6 @@ def test_rows_from_before_the_upgrade_are_shown(metadata: MetadataDatabase) -> N
 
 @needs(REGIONS)
 def test_find_task_by_the_map_index_that_the_library_knows(metadata: MetadataDatabase) -> None:
-    metadata.run()
     metadata.task("video", VIDEO, map_index=1, region=metadata.region("video"), state="deferred")
     metadata.task("video", VIDEO, map_index=1, region=metadata.region("improve"))
     assert queries.find_task(metadata.session, transfer(1, task_id="video")).shown_state == "running"

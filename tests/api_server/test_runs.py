@@ -71,12 +71,9 @@ def test_spending(metadata: MetadataDatabase) -> None:
     metadata.task("video", VIDEO, map_index=1, xcoms={"return_value": '{"credits": 1, "generation_id": "x"}'})
     # A generation that failed, a batch that goes on, and what an earlier try of a running task returned.
     batch = "SeedanceGenerateVideoBatchOperator"
-    reports = [
-        {"seedance_report": {"credits": 2, "cost_usd": 0.25}},
-        {"seedance_report": {"credits": 4, "items": []}},
-    ]
-    metadata.task("failed", VIDEO, state="failed", xcoms=reports[0])
-    metadata.task("batch", batch, state="deferred", xcoms=reports[1])
+    failed, in_flight = {"credits": 2, "cost_usd": 0.25}, {"credits": 4, "items": []}
+    metadata.task("failed", VIDEO, state="failed", xcoms={"seedance_report": failed})
+    metadata.task("batch", batch, state="deferred", xcoms={"seedance_report": in_flight})
     metadata.task("again", VIDEO, state="running", xcoms=result(100, 100))
     # Paid for by another task, or by no task.
     metadata.task("sensor", "SeedanceGenerationSensor", xcoms=result(1000, 1000))

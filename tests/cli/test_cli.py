@@ -6,7 +6,7 @@ import argparse
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any
 
@@ -25,19 +25,17 @@ from airflow_provider_seedance.cli import (
 def airflow_parser() -> argparse.ArgumentParser:
     """Make the parser as Airflow does."""
     parser = argparse.ArgumentParser(prog="airflow")
-    groups = parser.add_subparsers(required=True)
-    for group in get_seedance_cli_commands():
-        add_group(groups, group)
+    add_commands(parser, get_seedance_cli_commands())
     return parser
 
 
-def add_group(parsers: Any, group: Any) -> None:
-    commands = parsers.add_parser(group.name, help=group.help).add_subparsers(required=True)
-    for command in group.subcommands:
+def add_commands(parser: argparse.ArgumentParser, commands: Iterable[Any]) -> None:
+    group = parser.add_subparsers(required=True)
+    for command in commands:
+        sub = group.add_parser(command.name, help=command.help)
         if hasattr(command, "subcommands"):
-            add_group(commands, command)
+            add_commands(sub, command.subcommands)
             continue
-        sub = commands.add_parser(command.name, help=command.help)
         for argument in command.args:
             argument.add_to_parser(sub)
         sub.set_defaults(func=command.func)

@@ -97,6 +97,13 @@ COUNTED = {
         Video(task_id="v", prompt=text, duration=4)
     group("a")
     """: (1, 14),
+    # Templates become values.
+    """
+    dag.render_template_as_native_obj = True
+    Batch(task_id="b", requests='{{ [1, 2] | map("string") | list }}', duration=4)
+    """: (2, 28),
+    # The output of a Dag file goes to standard error.
+    "print('hello')\nVideo(task_id='v', prompt='a', duration=4)": (1, 14),
 }
 
 
@@ -210,10 +217,6 @@ def test_the_table_of_a_dag(in_dag: InDag) -> None:
     assert "Nothing was sent, nothing is billed." in output
 
 
-def test_output_of_a_dag_file_goes_to_standard_error(in_dag: InDag) -> None:
-    assert in_dag("print('hello')\nVideo(task_id='v', prompt='a')")["estimates"]
-
-
 def test_params_of_a_task_win_and_those_without_a_value_are_unknown(in_dag: InDag) -> None:
     tasks = """
     from airflow.sdk import Param
@@ -223,11 +226,6 @@ def test_params_of_a_task_win_and_those_without_a_value_are_unknown(in_dag: InDa
     """
     (one,) = in_dag(tasks)["estimates"]
     assert (one["at_least"]["credits"], one["unknown"]) == (14, 1)
-
-
-def test_templates_that_become_values(in_dag: InDag) -> None:
-    tasks = "dag.render_template_as_native_obj = True\nBatch(task_id='b', requests='{{ [1, 2] | map(\"string\") | list }}')"
-    assert in_dag(tasks)["estimates"][0]["renders"] == 2
 
 
 def test_a_dag_file_imports_modules_of_its_folder(in_dag: InDag, tmp_path: Path) -> None:
@@ -251,12 +249,6 @@ def test_a_folder_of_dag_files(in_dag: InDag, tmp_path: Path, run: Run) -> None:
     line = ("--dag", "other", "--file", str(tmp_path), "--api", "seedanceapi-v1", "--output", "json")
     found, _ = run("estimate", *line)
     assert found["estimates"][0]["credits"] == 14
-
-
-def test_the_last_day_is_included_with_all_its_hours(in_dag: InDag) -> None:
-    tasks = "dag.timetable = DAG('x', schedule='@hourly').timetable\nVideo(task_id='v', prompt='a')"
-    found = in_dag(tasks, "--from", "2026-01-01", "--to", "2026-01-02")
-    assert found["estimates"][0]["renders"] == 48
 
 
 @pytest.fixture
@@ -306,17 +298,21 @@ def test_nothing_is_sent(in_dag: InDag, services: SeedanceEmulator, connect: Cal
 
 
 @pytest.mark.parametrize(
-    ("since", "until", "runs"),
+    ("schedule", "since", "until", "runs"),
     [
-        ("2026-01-01", "2026-01-01", 1),
-        ("2026-01-01", "2026-01-31", 31),
-        ("2026-01-01T00:00", "2026-01-02T00:00", 2),
-        ("2026-01-01T01:00", "2026-01-02T23:00", 1),
-        ("2027-01-01", "2027-01-02", 2),
+        ("@daily", "2026-01-01", "2026-01-01", 1),
+        ("@daily", "2026-01-01", "2026-01-31", 31),
+        ("@daily", "2026-01-01T00:00", "2026-01-02T00:00", 2),
+        ("@daily", "2026-01-01T01:00", "2026-01-02T23:00", 1),
+        ("@daily", "2027-01-01", "2027-01-02", 2),
+        ("@hourly", "2026-01-01", "2026-01-02", 48),  # the last day with all its hours
     ],
 )
-def test_both_ends_of_a_range_are_included(since: str, until: str, runs: int, in_dag: InDag) -> None:
-    found = in_dag("Video(task_id='v', prompt='a')", "--from", since, "--to", until)
+def test_both_ends_of_a_range_are_included(
+    schedule: str, since: str, until: str, runs: int, in_dag: InDag
+) -> None:
+    tasks = f"dag.timetable = DAG('x', schedule='{schedule}').timetable\nVideo(task_id='v', prompt='a')"
+    found = in_dag(tasks, "--from", since, "--to", until)
     assert found["estimates"][0]["renders"] == runs
     assert found["notes"][0] == f"{runs} run{'s' if runs > 1 else ''} of estimated"
 

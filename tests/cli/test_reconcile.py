@@ -90,23 +90,26 @@ def test_an_end_that_the_service_does_not_report(task: DiscardingTask, compare: 
     assert row["service"] in ("queued", "running")
 
 
-def test_what_the_service_does_not_list(task: DiscardingTask, compare: Run) -> None:
+@pytest.mark.parametrize(
+    ("values", "differences"),
+    [
+        ("generation_id = 'gone'", [("not listed", "gone", "succeeded")]),
+        ("generation_id = 'gone', status = 'cancelled'", []),
+        ("generation_id = 'gone', conn_id = 'another'", []),
+        (
+            "generation_id = NULL, state = 'uncertain', status = NULL",
+            [("uncertain", None, "uncertain")],
+        ),
+    ],
+)
+def test_what_the_service_does_not_list(
+    task: DiscardingTask, compare: Run, values: str, differences: list[tuple[Any, ...]]
+) -> None:
     task.execute()
-    change("generation_id = 'cgt-gone'")
-    (other, row), _ = compare(code=1)
-    assert (other["difference"], row["difference"]) == ("not in the ledger", "not listed")
-    assert (row["generation_id"], row["ledger"]) == ("cgt-gone", "succeeded")
-    change("status = 'cancelled'")
-    assert len(compare(code=1)[0]) == 1
-    change("conn_id = 'another', status = 'succeeded'")
-    assert len(compare(code=1)[0]) == 1
-
-
-def test_an_uncertain_submission(task: DiscardingTask, compare: Run) -> None:
-    task.execute()
-    change("generation_id = NULL, state = 'uncertain', status = NULL")
-    rows, _ = compare(code=1)
-    assert [row["difference"] for row in rows] == ["not in the ledger", "uncertain"]
+    change(values)
+    (submitted, *rows), _ = compare(code=1)
+    assert submitted["difference"] == "not in the ledger"
+    assert [(row["difference"], row["generation_id"], row["ledger"]) for row in rows] == differences
 
 
 def test_a_submission_that_may_be_under_way(
