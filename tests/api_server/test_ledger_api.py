@@ -20,10 +20,10 @@ from sqlalchemy import select
 
 from airflow_provider_seedance.api_server import ledger_api, permissions
 from airflow_provider_seedance.api_server.app import build
-from airflow_provider_seedance.api_server.renders import Task
 from airflow_provider_seedance.generations import utc_now
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.tables import submissions
+from api_server.render_samples import video
 
 TASK = {"run_id": "run", "task_id": "video", "map_index": 0}
 SETTLEMENT = {**TASK, "record_key": "generation", "generation_id": "g-9"}
@@ -180,9 +180,7 @@ AGAIN = {**TASK, "generation_id": "g-0"}
 @pytest.fixture
 def found(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The task instance of the metadata database."""
-    here = SimpleNamespace(
-        task=Task(task_id="video", operator="SeedanceGenerateVideoOperator", state="success")
-    )
+    here = SimpleNamespace(task=video())
     monkeypatch.setattr(ledger_api, "create_session", nullcontext)
     monkeypatch.setattr(ledger_api.queries, "find_task", lambda session, scope: here.task)
     return here

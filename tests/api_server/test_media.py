@@ -22,20 +22,9 @@ from airflow_provider_seedance.api_server import media
 from airflow_provider_seedance.api_server.media import StoreReader
 from airflow_provider_seedance.api_server.renders import Task, is_in_destination
 from airflow_provider_seedance.storage.location import StorageLocation
+from api_server.render_samples import store as stored
 
 CONTENT = bytes(range(256)) * 5000
-
-
-def stored(*paths: str, state: str = "success", **fields: Any) -> Task:
-    result = {"path": paths[0] if paths else "", "paths": list(paths), "sha256": [], "generation_id": "g"}
-    folder = paths[0].rpartition("/")[0] + "/" if paths else ""
-    return Task(
-        task_id="store",
-        operator="SeedanceToObjectStorageOperator",
-        state=state,
-        xcoms={"return_value": result},
-        fields={"destination": folder, **fields},
-    )
 
 
 @pytest.fixture

@@ -17,33 +17,17 @@ from ledger.rows import add, row
 from airflow_provider_seedance.api_server import permissions, renders_api
 from airflow_provider_seedance.api_server.renders import Task
 from airflow_provider_seedance.ledger.database import Database
+from api_server.render_samples import result, store, video
 
 RUN = {"dag_id": "d", "run_id": "r", "state": "running"}
-
-
-def task(map_index: int) -> Task:
-    return Task(
-        task_id="video",
-        map_index=map_index,
-        operator="SeedanceGenerateVideoOperator",
-        state="success",
-        xcoms={"return_value": {"generation_id": f"g{map_index}", "urls": []}},
-    )
-
-
-STORED = Task(
-    task_id="store",
-    operator="SeedanceToObjectStorageOperator",
-    state="success",
-    xcoms={"return_value": {"paths": ["/x/1.mp4"], "sha256": [], "generation_id": "g1"}},
-    fields={"destination": "/x/"},
-)
 
 
 @pytest.fixture
 def airflow(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The rows of the database, and the number of full reads."""
-    here = SimpleNamespace(run=RUN, revision=(1,), tasks=[task(0), task(1), STORED], read=0)
+    unpriced = [result(f"g{index}", credits=None, cost_usd=None) for index in range(2)]
+    mapped = [video(returned=unpriced[index], map_index=index) for index in range(2)]
+    here = SimpleNamespace(run=RUN, revision=(1,), tasks=[*mapped, store("/x/1.mp4")], read=0)
 
     def tasks_of(session: Any, scope: Any) -> list[Task]:
         here.read += 1
@@ -86,7 +70,7 @@ def test_nothing_is_read_until_something_changes(airflow: SimpleNamespace) -> No
     airflow.revision = (2,)
     assert renders_api.renders("d", "r", if_none_match=etag).status_code == 304  # the content is the same
     assert airflow.read == 2
-    airflow.revision, airflow.tasks = (3,), [task(0)]
+    airflow.revision, airflow.tasks = (3,), airflow.tasks[:1]
     changed = renders_api.renders("d", "r", if_none_match=etag)
     assert (changed.status_code, body(changed)["totals"]["total"]) == (200, 1)
 

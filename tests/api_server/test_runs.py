@@ -11,6 +11,7 @@ from airflow_provider_seedance.api_server import known_dags, runs
 from airflow_provider_seedance.api_server.runs import RunList, RunSearch
 from airflow_provider_seedance.generations import utc_now
 from api_server.metadata_database import NOW, STORE, VIDEO, MetadataDatabase
+from api_server.render_samples import result
 
 ENDED = {"state": "success", "start_date": NOW, "end_date": NOW}
 
@@ -19,8 +20,8 @@ def read(metadata: MetadataDatabase, listed: RunList | None = None) -> list[dict
     return (listed or RunList()).read(metadata.session, {"d"}, RunSearch(), 10)
 
 
-def result(credits: float | None, cost_usd: float | None) -> dict[str, Any]:
-    return {"return_value": {"generation_id": "g", "urls": [], "credits": credits, "cost_usd": cost_usd}}
+def paid(credits: float | None, cost_usd: float | None = None) -> dict[str, Any]:
+    return {"return_value": result(credits=credits, cost_usd=cost_usd)}
 
 
 def test_the_latest_runs_with_renders(metadata: MetadataDatabase) -> None:
@@ -67,19 +68,19 @@ def test_search(metadata: MetadataDatabase, search: RunSearch, found: list[str])
 
 def test_spending(metadata: MetadataDatabase) -> None:
     metadata.run()
-    metadata.task("video", VIDEO, map_index=0, xcoms=result(10, 0.5))
+    metadata.task("video", VIDEO, map_index=0, xcoms=paid(10, 0.5))
     metadata.task("video", VIDEO, map_index=1, xcoms={"return_value": '{"credits": 1, "generation_id": "x"}'})
     # A generation that failed, a batch that goes on, and what an earlier try of a running task returned.
     batch = "SeedanceGenerateVideoBatchOperator"
     failed, in_flight = {"credits": 2, "cost_usd": 0.25}, {"credits": 4, "items": []}
     metadata.task("failed", VIDEO, state="failed", xcoms={"seedance_report": failed})
     metadata.task("batch", batch, state="deferred", xcoms={"seedance_report": in_flight})
-    metadata.task("again", VIDEO, state="running", xcoms=result(100, 100))
+    metadata.task("again", VIDEO, state="running", xcoms=paid(100, 100))
     # Paid for by another task, or by no task.
-    metadata.task("sensor", "SeedanceGenerationSensor", xcoms=result(1000, 1000))
+    metadata.task("sensor", "SeedanceGenerationSensor", xcoms=paid(1000, 1000))
     dry_run = {"return_value": {"estimate": {}, "credits": 1000, "cost_usd": 1000}}
     metadata.task("dry", batch, xcoms=dry_run)
-    metadata.task("mine", "Mine", custom_operator_name="@task.seedance_video", xcoms=result(8, 0))
+    metadata.task("mine", "Mine", custom_operator_name="@task.seedance_video", xcoms=paid(8, 0))
     metadata.run(run_id="waiting")
     metadata.task("video", VIDEO, run_id="waiting", state=None)
     spent = {run["run_id"]: (run["credits"], run["cost_usd"]) for run in read(metadata)}
@@ -90,7 +91,7 @@ def test_a_run_that_has_ended_is_read_once(metadata: MetadataDatabase) -> None:
     metadata.run(run_id="ended", **ENDED)
     metadata.run(run_id="running")
     for run_id in ("ended", "running"):
-        metadata.task("video", VIDEO, run_id=run_id, xcoms=result(1, None))
+        metadata.task("video", VIDEO, run_id=run_id, xcoms=paid(1))
     listed = RunList()
     first = read(metadata, listed)
     metadata.sent.clear()
@@ -102,10 +103,10 @@ def test_a_run_that_has_ended_is_read_once(metadata: MetadataDatabase) -> None:
 
 def test_a_run_that_has_just_ended_is_read_again(metadata: MetadataDatabase) -> None:
     metadata.run(**{**ENDED, "end_date": utc_now()})
-    metadata.task("video", VIDEO, xcoms=result(1, None))
+    metadata.task("video", VIDEO, xcoms=paid(1))
     listed = RunList()
     read(metadata, listed)
-    metadata.task("late", VIDEO, xcoms=result(2, None))
+    metadata.task("late", VIDEO, xcoms=paid(2))
     (run,) = read(metadata, listed)
     assert run["credits"] == 3
 

@@ -228,24 +228,18 @@ def test_params_of_a_task_win_and_those_without_a_value_are_unknown(in_dag: InDa
     assert (one["at_least"]["credits"], one["unknown"]) == (14, 1)
 
 
-def test_a_dag_file_imports_modules_of_its_folder(in_dag: InDag, tmp_path: Path) -> None:
-    (tmp_path / "beside_the_estimated.py").write_text("SECONDS = 4\n")
-    tasks = "from beside_the_estimated import SECONDS\nVideo(task_id='v', prompt='a', duration=SECONDS)"
-    assert in_dag(tasks)["estimates"][0]["credits"] == 14
-
-
 IMPORTING = """
     from {module} import SECONDS
     Video(task_id="v", prompt="a", duration=SECONDS)
 """
 
 
-def test_a_folder_of_dag_files(in_dag: InDag, tmp_path: Path, run: Run) -> None:
-    in_dag("Video(task_id='v', prompt='a')")
+def test_dag_files_import_modules_of_their_folder(in_dag: InDag, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "beside_the_estimated.py").write_text("SECONDS = 4\n")
+    tasks = IMPORTING.format(module="beside_the_estimated")
+    assert in_dag(tasks)["estimates"][0]["credits"] == 14
     (tmp_path / "deep").mkdir()
-    (tmp_path / "beside_the_folder.py").write_text("SECONDS = 4\n")
-    tasks = IMPORTING.format(module="beside_the_folder")
-    (tmp_path / "deep" / "other.py").write_text(HEAD.replace("estimated", "other") + tasks)
+    (tmp_path / "deep" / "other.py").write_text(HEAD.replace("estimated", "other", 1) + tasks)
     line = ("--dag", "other", "--file", str(tmp_path), "--api", "seedanceapi-v1", "--output", "json")
     found, _ = run("estimate", *line)
     assert found["estimates"][0]["credits"] == 14
@@ -340,10 +334,9 @@ def test_dags_that_cannot_be_estimated(tasks: str, line: Sequence[str], output: 
 
 def test_a_range_with_too_many_runs(in_dag: InDag, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dag_requests, "MAX_RUNS", 10)
-    in_dag("Video(task_id='v', prompt='a')", "--from", "2026-01-01", "--to", "2026-01-10")
-    _, printed = in_dag(
-        "Video(task_id='v', prompt='a')", "--from", "2026-01-01", "--to", "2026-01-11", code=2
-    )
+    tasks = "Video(task_id='v', prompt='a')"
+    in_dag(tasks, "--from", "2026-01-01", "--to", "2026-01-10")
+    _, printed = in_dag(tasks, "--from", "2026-01-01", "--to", "2026-01-11", code=2)
     assert "more than 10 runs" in printed
 
 

@@ -87,11 +87,8 @@ def test_cancel(run: Run, services: SeedanceEmulator) -> None:
 
 def test_list(run: Run, connect: Callable[..., None]) -> None:
     assert run("list")[1] == "ark lists no generations of this account.\n"
-    ids = {
-        submit("A lamp"),
-        submit("A kite"),
-        submit("A heron", service_tier="flex", model="seedance-1-0-pro-250528"),
-    }
+    flex = {"service_tier": "flex", "model": "seedance-1-0-pro-250528"}
+    ids = {submit("A lamp"), submit("A kite"), submit("A heron", **flex)}
     rows, _ = run("list", "--output", "json")
     assert {row["generation_id"] for row in rows} == ids
     assert len(run("list", "--limit", "2", "--output", "json")[0]) == 2

@@ -27,21 +27,16 @@ Command = Callable[..., Any]
 @pytest.fixture
 def ledger(ledger: Path) -> None:
     """One that succeeded, one that failed, one in flight, and an uncertain item of a batch."""
-    for index, record in enumerate(
-        [
-            ended(1),
-            ended(2, status=GenerationStatus.FAILED, urls=(), credits=None, cost_usd=None),
-            submitted(later(30, result_defaults={"credits": 20, "cost_usd": 0.1})),
-            later(31, state=rec.RecordState.UNCERTAIN),
-        ]
-    ):
-        store: Any = open_store(make_context(Store(), TaskInstance(map_index=index)))
-        store.write_intent(
-            GENERATION_KEY if index < 3 else "digest.0",
-            rec.replace(record, state=rec.RecordState.INTENT),
-            DETAILS,
-        )
-        store.write(GENERATION_KEY if index < 3 else "digest.0", record)
+    records = {
+        0: (GENERATION_KEY, ended(1)),
+        1: (GENERATION_KEY, ended(2, status=GenerationStatus.FAILED, urls=(), credits=None, cost_usd=None)),
+        2: (GENERATION_KEY, submitted(later(30, result_defaults={"credits": 20, "cost_usd": 0.1}))),
+        3: ("digest.0", later(31, state=rec.RecordState.UNCERTAIN)),
+    }
+    for map_index, (key, record) in records.items():
+        store: Any = open_store(make_context(Store(), TaskInstance(map_index=map_index)))
+        store.write_intent(key, rec.replace(record, state=rec.RecordState.INTENT), DETAILS)
+        store.write(key, record)
 
 
 @pytest.fixture

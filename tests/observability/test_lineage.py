@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,30 +34,23 @@ FACET = "seedance_generation"
 
 
 def generation(number: int = 1, **changes: Any) -> Generation:
-    known: dict[str, Any] = {
-        "generation_id": f"gen-{number}",
-        "api": "seedanceapi-v1",
-        "media": "video",
-        "status": GenerationStatus.SUCCEEDED,
-        "model": "seedance-1.5-pro",
-        "urls": ("https://media.example/v.mp4?X-Signature=topsecret",),
-        "credits": 14,
-        "cost_usd": 0.07,
-        **changes,
-    }
-    return Generation(**known)
+    made = Generation(
+        generation_id=f"gen-{number}",
+        api="seedanceapi-v1",
+        media="video",
+        status=GenerationStatus.SUCCEEDED,
+        model="seedance-1.5-pro",
+        urls=("https://media.example/v.mp4?X-Signature=topsecret",),
+        credits=14,
+        cost_usd=0.07,
+    )
+    return replace(made, **changes)
 
 
 def batch(count: int) -> dict[str, Any]:
-    return {
-        "succeeded": [{**generation(number).result(), "key": str(number)} for number in range(count)],
-        "failed": [],
-        "not_submitted": [],
-        "counts": {"total": count + 1, "succeeded": count, "failed": 1, "not_submitted": 0},
-        "credits": 14.0 * count,
-        "cost_usd": None,
-        "manifest": None,
-    }
+    counts = {"total": count + 1, "succeeded": count, "failed": 1, "not_submitted": 0}
+    succeeded = [{**generation(number).result(), "key": str(number)} for number in range(count)]
+    return {"succeeded": succeeded, "counts": counts, "credits": 14.0 * count, "cost_usd": None}
 
 
 def stored(*paths: str, path: str | None = None) -> dict[str, Any]:
@@ -227,33 +221,29 @@ def event(task: Any, state: str = "success") -> dict[str, Any]:
     transport = Mock(kind="recorder")
     adapter = OpenLineageAdapter(OpenLineageClient(transport=transport))
     report = adapter.fail_task if state == "failed" else adapter.complete_task
-    names = ("nominal_start_time", "nominal_end_time", "job_description")
+    extracted = ExtractorManager().extract_metadata(
+        SimpleNamespace(run_id="run"), task, TaskInstanceState(state), task_instance=None
+    )
     report(
         run_id="01a1fcfd-0dae-79b7-a6ab-4fedb3ab9f3f",
         job_name="dag.task",
         end_time="2026-01-05T00:00:00+00:00",
-        task=ExtractorManager().extract_metadata(
-            SimpleNamespace(run_id="run"), task, TaskInstanceState(state), task_instance=None
-        ),
+        task=extracted,
         owners=[],
         tags=[],
-        **dict.fromkeys(names),
+        **dict.fromkeys(("nominal_start_time", "nominal_end_time", "job_description")),
     )
     (call,) = transport.emit.call_args_list
-    only: dict[str, Any] = json.loads(Serde.to_json(call.args[0]))
-    return only
+    return json.loads(Serde.to_json(call.args[0]))  # type: ignore[no-any-return]
 
 
 def test_lineage_leads_from_the_generation_to_the_file(
     services: SeedanceEmulator, connect: Callable[..., None], tmp_path: Path
 ) -> None:
     connect("seedanceapi-v1")
+    image = "https://b.example/i.png?X-Sig=s"
     render = SeedanceGenerateVideoOperator(
-        task_id="render",
-        prompt=PROMPT,
-        duration=4,
-        deferrable=False,
-        images="https://b.example/i.png?X-Sig=s",
+        task_id="render", prompt=PROMPT, duration=4, deferrable=False, images=image
     )
     result = render.execute(make_context(Store()))
     store = SeedanceToObjectStorageOperator(task_id="store", generation=result, destination=f"{tmp_path}/")
