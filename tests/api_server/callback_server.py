@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -37,13 +36,9 @@ def token_for(secret: str = SECRET, **changes: Any) -> str:
 
 
 class CallbackServer:
-    """
-    One process of the API server.
+    """One process of the API server, where pauses take no time, and the clock advances by them alone."""
 
-    Pauses take no time, but the clock advances by them.
-    """
-
-    def __init__(self, limits: CallbackLimits) -> None:
+    def __init__(self) -> None:
         self.connections: dict[str, Any] = {
             "ours": {"api": "ark", "callback_secret": SECRET},
             "signed": {
@@ -65,19 +60,19 @@ class CallbackServer:
         #: Outcomes of the next deliveries; ``resumed`` after these.
         self.outcomes: list[Outcome | Exception] = []
         self.pauses: list[float] = []
-        self.start(limits)
+        self.start()
 
-    def start(self, limits: CallbackLimits) -> None:
+    def start(self, **limits_of_test: Any) -> None:
         """Start the process again, with other limits."""
+        limits = CallbackLimits(**{"quiet_period": 0.0, **limits_of_test})
         self.reader = StatusReader(limits)
-        # Connections expire by pauses alone, however slow the machine is.
-        self.cache = SettingsCache(limits, read=self.read_connection, clock=lambda: sum(self.pauses))
+        self.cache = SettingsCache(limits, read=self.read_connection, clock=self.clock)
         self.queue = CallbackQueue(limits, reader=self.reader, clock=self.clock, sleep=self.sleep)
         self.app = FastAPI(redirect_slashes=False)
         self.app.include_router(make_router(self.cache, self.queue))
 
     def clock(self) -> float:
-        return time.monotonic() + sum(self.pauses)
+        return sum(self.pauses)
 
     async def sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)

@@ -22,7 +22,6 @@ from metadata_rows import MODELS_OF_3_4, XCOM_MODEL, add_row
 from sqlalchemy import delete
 
 from airflow_provider_seedance.api_server import callback_delivery, totals
-from airflow_provider_seedance.api_server.callback_limits import CallbackLimits
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
 from api_server.callback_server import CallbackServer
@@ -33,7 +32,7 @@ from api_server.metadata_database import MetadataDatabase
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[CallbackServer]:
     """A server that delivers to a script."""
-    made = CallbackServer(CallbackLimits(quiet_period=0.0))
+    made = CallbackServer()
     monkeypatch.setattr(callback_delivery, "deliver", made.deliver)
     monkeypatch.setattr(callback_delivery, "complete_task", made.complete_task)
     monkeypatch.setattr(callback_delivery, "ends_from_trigger", lambda kwargs: "end_from_trigger" in kwargs)

@@ -15,7 +15,6 @@ from airflow_provider_seedance.api_server.callback_keys import (
     MIN_READ_INTERVAL_SECONDS,
     SigningKeys,
 )
-from airflow_provider_seedance.api_server.callback_limits import CallbackLimits
 from airflow_provider_seedance.apis.fal import Fal
 from airflow_provider_seedance.settings import Settings, read_settings
 from api_server.callback_server import CallbackServer, token_for
@@ -96,5 +95,5 @@ def test_the_route_drops_a_callback_with_a_wrong_signature(
     assert server.post(token, BODY, headers={"x-key": "old"}).status_code == 202
     assert [payload.generation_id for _, payload, *_ in server.calls] == ["r1"]
     service.key = None
-    server.start(CallbackLimits())  # without the keys that it has read
+    server.start()  # without the keys that it has read
     assert server.post(token, BODY, headers={"x-key": "old"}).status_code == 503

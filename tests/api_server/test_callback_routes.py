@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from support import on_loop
 
 from airflow_provider_seedance.api_server.callback_delivery import Outcome
-from airflow_provider_seedance.api_server.callback_limits import CallbackLimits
 from airflow_provider_seedance.callbacks.payload import MAX_BODY_BYTES, CallbackPayload
 from airflow_provider_seedance.generations import GenerationStatus
 from api_server.callback_server import (
@@ -148,7 +147,7 @@ def send_messages(
 def test_a_body_that_does_not_end(server: CallbackServer) -> None:
     begun = {"type": "http.request", "body": b"{", "more_body": True}
     assert send_messages(server, [begun, {"type": "http.disconnect"}]) == 400
-    server.start(CallbackLimits(body_timeout=0.01))
+    server.start(body_timeout=0.01)
     assert send_messages(server, [begun]) == 408
     assert server.calls == []
 

@@ -15,7 +15,7 @@ import pytest
 from helpers import connection
 
 from airflow_provider_seedance.api_server import callback_settings
-from airflow_provider_seedance.api_server.callback_limits import DEFAULT_LIMITS, CallbackLimits
+from airflow_provider_seedance.api_server.callback_limits import DEFAULT_LIMITS
 from airflow_provider_seedance.api_server.callback_settings import read_connection
 from api_server.callback_server import SUCCEEDED, TOKEN, CallbackServer, token_for
 
@@ -28,7 +28,7 @@ def test_a_connection_is_not_looked_up_for_every_callback(server: CallbackServer
 
 
 def test_a_connection_is_looked_up_again_when_it_expires(server: CallbackServer) -> None:
-    server.start(CallbackLimits(connection_ttl=-1.0))
+    server.start(connection_ttl=-1.0)
     server.post()
     server.post()
     assert server.lookups == ["ours", "ours"]
@@ -76,7 +76,7 @@ def test_a_known_connection_outlasts_failing_lookups(server: CallbackServer, rai
 
 
 def test_made_up_names_do_not_evict_real_connections(server: CallbackServer) -> None:
-    server.start(CallbackLimits(max_connections=10, unknown_lookup_burst=100))
+    server.start(max_connections=10, unknown_lookup_burst=100)
     server.post()
     for number in range(20):
         server.post(token_for(conn_id=f"made up {number}"))
