@@ -118,11 +118,7 @@ class CallbackServer:
             await asyncio.sleep(0)
 
     def post(
-        self,
-        token: str = TOKEN,
-        body: Any = SUCCEEDED,
-        headers: Any = None,
-        method: str = "POST",
+        self, token: str = TOKEN, body: Any = SUCCEEDED, headers: Any = None, method: str = "POST"
     ) -> httpx.Response:
         async def do(http: httpx.AsyncClient) -> httpx.Response:
             return await http.request(method, f"/callbacks/{token}", content=body, headers=headers)

@@ -97,9 +97,11 @@ def test_only_a_running_render_has_progress_and_an_expected_end(
     assert shown(video("failed", xcoms=xcoms))[0][name] is None
 
 
-def test_the_result_of_an_earlier_try_is_ignored() -> None:
+def test_an_earlier_try_is_ignored() -> None:
     (render,) = shown(video("queued", result(), xcoms={"generation_id": "g1"}))
     assert (render["state"], render["generation_id"], render["urls"]) == ("queued", None, [])
+    (cleared,) = shown(video(None, try_number=1))
+    assert (cleared["state"], cleared["started_at"], cleared["ended_at"]) == ("waiting", None, None)
 
 
 def test_other_operators_are_recognised_by_their_results() -> None:
@@ -170,12 +172,9 @@ def test_a_batch() -> None:
     assert len({item["id"] for item in found}) == 4
 
 
-def test_a_running_batch_has_a_count() -> None:
+def test_a_running_batch_has_a_count_and_a_dry_run_no_renders() -> None:
     (render,) = shown(batch(state="deferred", fields={"requests": ["a", "b"]}))
     assert (render["state"], render["count"]) == ("running", 2)
-
-
-def test_a_dry_run_has_no_renders() -> None:
     assert shown(batch({"succeeded": [], "counts": {}, "not_submitted": ["a"], "estimate": {}})) == []
 
 
@@ -200,11 +199,6 @@ def test_a_batch_with_a_manifest() -> None:
         assert renders_of([other], read)[0]["count"] == 2
     assert paths_read == ["s3://b/m.jsonl"]
     assert [(item["key"], item["state"]) for item in found] == [("shoes", "succeeded"), ("lamp", "skipped")]
-
-
-def test_a_cleared_task_that_waits_has_no_time_of_its_earlier_try() -> None:
-    (render,) = shown(video(None, try_number=1))
-    assert (render["state"], render["started_at"], render["ended_at"]) == ("waiting", None, None)
 
 
 def test_an_unreadable_manifest_hides_nothing_else(caplog: pytest.LogCaptureFixture) -> None:

@@ -56,10 +56,7 @@ def test_the_latest_runs_with_renders(metadata: MetadataDatabase) -> None:
     ],
 )
 def test_search(metadata: MetadataDatabase, search: RunSearch, found: list[str]) -> None:
-    for dag_id, run_id, after in (
-        ("ads", "manual__1", NOW - timedelta(hours=1)),
-        ("d", "manual__2", NOW),
-    ):
+    for dag_id, run_id, after in (("ads", "manual__1", NOW - timedelta(hours=1)), ("d", "manual__2", NOW)):
         metadata.run(dag_id, run_id, run_after=after)
         metadata.task("video", VIDEO, dag_id=dag_id, run_id=run_id)
     listed = RunList().read(metadata.session, {"ads", "d"}, search, 10)

@@ -13,13 +13,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_seedance import cli
-from airflow_provider_seedance.cli import (
-    COMMANDS,
-    LEDGER_COMMANDS,
-    Command,
-    get_seedance_cli_commands,
-    main,
-)
+from airflow_provider_seedance.cli import COMMANDS, LEDGER_COMMANDS, Command, get_seedance_cli_commands, main
 
 
 def airflow_parser() -> argparse.ArgumentParser:

@@ -44,14 +44,9 @@ def test_the_connection_says_which_service(requests: str, run: Run, monkeypatch:
     assert found["estimates"][0]["credits"] is None
 
 
-@pytest.mark.parametrize(("there", "context"), [(True, "server"), (False, None)])
+@pytest.mark.parametrize("there", [True, False])
 def test_connections_are_read_from_an_existing_database(
-    requests: str,
-    tmp_path: Path,
-    run: Run,
-    monkeypatch: pytest.MonkeyPatch,
-    there: bool,
-    context: str | None,
+    requests: str, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, there: bool
 ) -> None:
     database = tmp_path / "airflow.db"
     if there:
@@ -69,7 +64,7 @@ def test_connections_are_read_from_an_existing_database(
     monkeypatch.setenv("SEEDANCE_API_KEY", "k")
     found, _ = run("estimate", requests, "--output", "json")
     assert found["estimates"][0]["renders"] == 1
-    assert seen == [context]
+    assert seen == ["server" if there else None]
     assert "_AIRFLOW_PROCESS_CONTEXT" not in os.environ
     assert database.exists() is there
 

@@ -55,6 +55,7 @@ def in_dag(tmp_path: Path, run: Run) -> InDag:
     return estimate
 
 
+VIDEO = "Video(task_id='v', prompt='a')"
 DAYS = ("--from", "2026-01-01", "--to", "2026-01-02")
 
 #: Tasks, and the renders and the credits of one run; by the price table a render of 4 s costs 14, of 8 s 28.
@@ -287,7 +288,7 @@ def test_bundles_that_cannot_be_read(run: Run, monkeypatch: pytest.MonkeyPatch) 
 
 def test_nothing_is_sent(in_dag: InDag, services: SeedanceEmulator, connect: Callable[..., None]) -> None:
     connect("seedanceapi-v1")
-    in_dag("Video(task_id='v', prompt='a')\nBatch(task_id='b', requests=['a'])", *DAYS, api="")
+    in_dag(f"{VIDEO}\nBatch(task_id='b', requests=['a'])", *DAYS, api="")
     assert services.ledger.requests == []
 
 
@@ -305,7 +306,7 @@ def test_nothing_is_sent(in_dag: InDag, services: SeedanceEmulator, connect: Cal
 def test_both_ends_of_a_range_are_included(
     schedule: str, since: str, until: str, runs: int, in_dag: InDag
 ) -> None:
-    tasks = f"dag.timetable = DAG('x', schedule='{schedule}').timetable\nVideo(task_id='v', prompt='a')"
+    tasks = f"dag.timetable = DAG('x', schedule='{schedule}').timetable\n{VIDEO}"
     found = in_dag(tasks, "--from", since, "--to", until)
     assert found["estimates"][0]["renders"] == runs
     assert found["notes"][0] == f"{runs} run{'s' if runs > 1 else ''} of estimated"
@@ -315,14 +316,10 @@ def test_both_ends_of_a_range_are_included(
     ("tasks", "line", "output"),
     [
         ("", [], "No task of estimated generates anything"),
-        ("Video(task_id='v', prompt='a')", ["--duration", "4"], "--duration cannot be used with --dag"),
-        (
-            "dag.timetable = DAG('x', schedule=None).timetable\nVideo(task_id='v', prompt='a')",
-            DAYS,
-            "no periodic",
-        ),
-        ("Video(task_id='v', prompt='a')", ["--from", "2026-01-01", "--to", "12:30"], "take dates"),
-        ("Video(task_id='v', prompt='a')", ["--from", "2026-01", "--to", "2026-02"], "take dates"),
+        (VIDEO, ["--duration", "4"], "--duration cannot be used with --dag"),
+        (f"dag.timetable = DAG('x', schedule=None).timetable\n{VIDEO}", DAYS, "no periodic"),
+        (VIDEO, ["--from", "2026-01-01", "--to", "12:30"], "take dates"),
+        (VIDEO, ["--from", "2026-01", "--to", "2026-02"], "take dates"),
         ("raise ValueError('broken')", [], "ValueError: broken"),
     ],
 )
@@ -334,9 +331,8 @@ def test_dags_that_cannot_be_estimated(tasks: str, line: Sequence[str], output: 
 
 def test_a_range_with_too_many_runs(in_dag: InDag, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dag_requests, "MAX_RUNS", 10)
-    tasks = "Video(task_id='v', prompt='a')"
-    in_dag(tasks, "--from", "2026-01-01", "--to", "2026-01-10")
-    _, printed = in_dag(tasks, "--from", "2026-01-01", "--to", "2026-01-11", code=2)
+    in_dag(VIDEO, "--from", "2026-01-01", "--to", "2026-01-10")
+    _, printed = in_dag(VIDEO, "--from", "2026-01-01", "--to", "2026-01-11", code=2)
     assert "more than 10 runs" in printed
 
 

@@ -142,11 +142,7 @@ def test_prune_keeps_what_has_not_ended(ledger: None, command: Command) -> None:
 
 @pytest.mark.parametrize(("budget", "deleted"), [({"per": "total"}, 0), ({"per": "month"}, 2)], ids=str)
 def test_prune_keeps_what_a_budget_counts(
-    ledger: None,
-    command: Command,
-    monkeypatch: pytest.MonkeyPatch,
-    budget: dict[str, Any],
-    deleted: int,
+    ledger: None, command: Command, monkeypatch: pytest.MonkeyPatch, budget: dict[str, Any], deleted: int
 ) -> None:
     extra = {"api": "ark", "budgets": [{"usd": 9, **budget}]}
     connection = {"conn_type": "seedance", "password": "k", "extra": extra}

@@ -96,10 +96,7 @@ def test_an_end_that_the_service_does_not_report(task: DiscardingTask, compare: 
         ("generation_id = 'gone'", [("not listed", "gone", "succeeded")]),
         ("generation_id = 'gone', status = 'cancelled'", []),
         ("generation_id = 'gone', conn_id = 'another'", []),
-        (
-            "generation_id = NULL, state = 'uncertain', status = NULL",
-            [("uncertain", None, "uncertain")],
-        ),
+        ("generation_id = NULL, state = 'uncertain', status = NULL", [("uncertain", None, "uncertain")]),
     ],
 )
 def test_what_the_service_does_not_list(

@@ -43,10 +43,12 @@ def test_render_takes_every_argument_of_the_operators(operator: type[SeedanceGen
     assert "conn_id" in known
 
 
-def test_a_video_request_has_the_options_that_are_given() -> None:
+def test_a_request_has_the_options_that_are_given() -> None:
     line = ("A lamp", "--duration", "5", "--generate-audio", "--no-watermark", "--seed", "7")
     expected = VideoRequest(prompt="A lamp", duration=5, generate_audio=True, watermark=False, seed=7)
     assert request(*line) == expected
+    line = ("A lamp", "--still", "--num-images", "3", "--extra-params", '{"x": 1}')
+    assert request(*line) == ImageRequest(prompt="A lamp", num_images=3, extra_params={"x": 1})
 
 
 def test_inputs_are_urls_or_json() -> None:
@@ -59,11 +61,6 @@ def test_inputs_are_urls_or_json() -> None:
         ("https://a/2.png", "last_frame"),
         ("https://a/3.png", None),
     ]
-
-
-def test_an_image_request() -> None:
-    line = ("A lamp", "--still", "--num-images", "3", "--extra-params", '{"x": 1}')
-    assert request(*line) == ImageRequest(prompt="A lamp", num_images=3, extra_params={"x": 1})
 
 
 def test_an_option_of_the_other_media_is_refused() -> None:

@@ -1,3 +1,5 @@
+"""``emulator``: its output and its end."""
+
 from __future__ import annotations
 
 import json
