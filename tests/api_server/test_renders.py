@@ -124,9 +124,9 @@ def test_a_sensor_for_another_generation_is_a_render() -> None:
 
 
 def test_mapped_tasks_keep_their_order() -> None:
-    renders = shown(*(video("success", result(f"g{n}"), map_index=n) for n in range(1000)))
-    assert [render["map_index"] for render in renders] == list(range(1000))
-    assert len({render["id"] for render in renders}) == totals_of(renders, [], {})["total"] == 1000
+    found = shown(*(video("success", result(f"g{n}"), map_index=n) for n in range(1000)))
+    assert [render["map_index"] for render in found] == list(range(1000))
+    assert len({render["id"] for render in found}) == totals_of(found, [], {})["total"] == 1000
 
 
 def test_stored_files_belong_to_their_generation() -> None:
@@ -343,9 +343,9 @@ def test_a_batch_that_goes_on_shows_its_items_with_their_own_prompts_and_times()
 
 
 def test_what_has_ended_since_the_task_deferred_plays_at_once() -> None:
-    renders = shown(reported("deferred", seedance_progress=[result("g3"), result("unknown"), None]))
-    assert [render["state"] for render in renders] == ["succeeded", "failed", "succeeded", "waiting"]
-    assert renders[2]["urls"] == ["https://media.example/g3.mp4"]
+    found = shown(reported("deferred", seedance_progress=[result("g3"), result("unknown"), None]))
+    assert [render["state"] for render in found] == ["succeeded", "failed", "succeeded", "waiting"]
+    assert found[2]["urls"] == ["https://media.example/g3.mp4"]
 
 
 def test_the_line_of_a_batch_counts_what_has_ended_since_the_task_deferred() -> None:
