@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from support import Store, TaskInstance, make_context
 
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.ledger import database as connections
-from airflow_provider_seedance.ledger import open_store
-from airflow_provider_seedance.ledger.configuration import LedgerConfig, read_config
+from airflow_provider_seedance.ledger import ledger_store, open_store
+from airflow_provider_seedance.ledger.configuration import local_now
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.tables import VERSION_TABLE, metadata
 
 from .discarding_task import DiscardingTask
+from .rows import configured
 
 #: A private PostgreSQL, as the tests of a distributed Airflow start it.
 DISTRIBUTED = Path(__file__).parents[1] / "distributed"
@@ -68,14 +70,10 @@ def postgres() -> Iterator[Any]:
 @pytest.fixture
 def postgres_ledger(postgres: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Configure a ledger in an empty database of the PostgreSQL."""
-    import psycopg2
-
-    connection = psycopg2.connect(f"postgresql{postgres.url}")
-    connection.autocommit = True
-    connection.cursor().execute(
-        "DROP SCHEMA public CASCADE; CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC"
-    )
-    connection.close()
+    with closing(postgres.connect()) as connection:
+        connection.cursor().execute(
+            "DROP SCHEMA public CASCADE; CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC"
+        )
     monkeypatch.setenv("AIRFLOW_CONN_TEAM_LEDGER", f"postgres{postgres.url}")
     monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", "team_ledger")
     return postgres
@@ -100,7 +98,7 @@ def mysql_ledger(mysql: str, monkeypatch: pytest.MonkeyPatch, reopen: Callable[[
     """Configure a ledger in an empty database of the MariaDB."""
     monkeypatch.setenv("AIRFLOW_CONN_TEAM_LEDGER", f"mysql{mysql}")
     monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", "team_ledger")
-    with Database(LedgerConfig(location="team_ledger")).transaction() as connection:
+    with configured().transaction() as connection:
         for table in (*metadata.tables, VERSION_TABLE):
             connection.exec_driver_sql(f"DROP TABLE {table}")
     reopen()
@@ -117,22 +115,19 @@ def any_ledger(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 def database(ledger: Path) -> Database:
     """An empty ledger on SQLite."""
-    config = read_config()
-    assert config is not None
-    return Database(config)
+    return configured()
 
 
 @pytest.fixture
-def task(services: SeedanceEmulator, connect: Callable[..., None], ledger: Path) -> DiscardingTask:
-    """A task whose Airflow keeps no state, with a ledger."""
-    connect("seedanceapi-v1")
-    return DiscardingTask(services)
-
-
-@pytest.fixture
-def connected(services: SeedanceEmulator, connect: Callable[..., None], ledger: Path) -> None:
+def connected(connect: Callable[..., None], ledger: Path) -> None:
     """Connect a service, and configure a ledger."""
     connect("seedanceapi-v1")
+
+
+@pytest.fixture
+def task(services: SeedanceEmulator, connected: None) -> DiscardingTask:
+    """A task whose Airflow keeps no state, with a ledger."""
+    return DiscardingTask(services)
 
 
 @pytest.fixture
@@ -145,3 +140,10 @@ def batch(services: SeedanceEmulator, connect: Callable[..., None]) -> Callable[
         return made
 
     return new
+
+
+@pytest.fixture
+def same_period(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no budget renew during a test, such as one that runs at midnight."""
+    now = local_now()
+    monkeypatch.setattr(ledger_store, "local_now", lambda: now)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 
 from airflow_provider_seedance.generations import Generation, GenerationStatus
 from airflow_provider_seedance.ledger import account
@@ -19,17 +19,17 @@ from airflow_provider_seedance.ledger.tables import submissions
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 
 
-def row(number: int = 0, **changes: Any) -> dict[str, Any]:
-    """Return a row of a render that succeeded."""
+def row(index: int = 0, /, **changes: Any) -> dict[str, Any]:
+    """Return a row of a render that succeeded, with this map index."""
     identity: dict[str, Any] = {
         "namespace": "default",
         "dag_id": "ads",
         "run_id": "run",
         "task_id": "video",
-        "map_index": number,
+        "map_index": index,
     }
     identity |= {name: changes.pop(name) for name in [*identity, "loop_index"] if name in changes}
-    url = f"https://media.example/{number}.mp4"
+    url = f"https://media.example/{index}.mp4"
     values: dict[str, Any] = {
         **TaskIdentity(**identity).columns(),
         "record_key": "generation",
@@ -37,14 +37,14 @@ def row(number: int = 0, **changes: Any) -> dict[str, Any]:
         "state": "ended",
         "status": "succeeded",
         **dict.fromkeys(("created_at", "intended_at", "submitted_at", "ended_at"), NOON),
-        "generation_id": f"g-{number}",
+        "generation_id": f"g-{index}",
         "api": "ark",
         "conn_id": "seedance_default",
         "media": "video",
         "model": "seedance-1-5-pro",
         "duration": 5,
         "resolution": "720p",
-        "prompt": f"A heron, {number}",
+        "prompt": f"A heron, {index}",
         "estimated_credits": 14,
         "estimated_cost_usd": 0.1,
         "credits": 12,
@@ -65,10 +65,10 @@ def row(number: int = 0, **changes: Any) -> dict[str, Any]:
     return {**texts, **values}
 
 
-def uncertain(number: int = 0, **changes: Any) -> dict[str, Any]:
+def uncertain(index: int = 0, /, **changes: Any) -> dict[str, Any]:
     """Return a row of a submission whose fate is unknown."""
     unknown = ("generation_id", "status", "credits", "cost_usd", "ended_at", "result")
-    return row(number, **{"state": "uncertain", **dict.fromkeys(unknown), **changes})
+    return row(index, **{"state": "uncertain", **dict.fromkeys(unknown), **changes})
 
 
 def add(database: Database, rows: Iterable[dict[str, Any]]) -> None:
@@ -82,6 +82,14 @@ def configured() -> Database:
     config = read_config()
     assert config is not None
     return Database(config)
+
+
+def content(database: Database, *names: str) -> list[Any]:
+    """Return columns of all rows, by their map index and number."""
+    query = select(*(submissions.c[name] for name in names))
+    with database.reading() as connection:
+        found = connection.execute(query.order_by(submissions.c.map_index, submissions.c.number)).all()
+    return [tuple(each) for each in found]
 
 
 def recorded() -> list[dict[str, Any]]:

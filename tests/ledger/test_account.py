@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import text, update
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import iso, utc_now
@@ -24,29 +24,11 @@ from airflow_provider_seedance.submission.records import RecordState
 from airflow_provider_seedance.submission.store import GENERATION_KEY
 
 from .record_samples import DETAILS, same_intent, submitted
-from .rows import NOON, add, row, uncertain
+from .rows import NOON, add, configured, content, row, uncertain
 
 SECOND = timedelta(seconds=1)
 
 TASK = TaskIdentity(namespace="default", dag_id="ads", run_id="run", task_id="video", map_index=0)
-
-
-def take(number: int, **changes: Any) -> dict[str, Any]:
-    """Return a row of one of several submissions of a key."""
-    return {**row(0, **changes), "number": number}
-
-
-def lost(number: int, **changes: Any) -> dict[str, Any]:
-    """Return a row likewise, of a submission whose fate is unknown."""
-    return {**uncertain(0, **changes), "number": number}
-
-
-def content(database: Database, *names: str) -> list[Any]:
-    """Return columns of all rows, by their map index and number."""
-    query = select(*(submissions.c[name] for name in names))
-    with database.reading() as connection:
-        found = connection.execute(query.order_by(submissions.c.map_index, submissions.c.number)).all()
-    return [tuple(each) for each in found]
 
 
 # ---------------------------------------------------------------------- lists
@@ -86,7 +68,7 @@ def test_filters(database: Database, chosen: Filter, numbers: list[int]) -> None
 
 
 def test_a_listed_submission(database: Database) -> None:
-    add(database, [take(number, item_key="heron") for number in (1, 2, 3)])
+    add(database, [row(0, number=number, item_key="heron") for number in (1, 2, 3)])
     latest, second = account.list_submissions(database, Filter(), 2)
     assert (latest["number"], second["number"]) == (3, 2)
     assert (latest["key"], latest["created_at"]) == ("heron", "2026-03-10T12:00:00+00:00")
@@ -130,21 +112,18 @@ def test_the_latest_uncertain_submission_of_a_key_is_settled(
     add(
         database,
         [
-            *(lost(1, **item) for item in items.values()),
-            *(lost(2, **item, state="intent", record=failed) for item in items.values()),
-            *(take(3, **item) for item in items.values()),
+            *(uncertain(0, number=1, **item) for item in items.values()),
+            *(uncertain(0, number=2, **item, state="intent", record=failed) for item in items.values()),
+            *(row(0, number=3, **item) for item in items.values()),
             uncertain(1, **items["heron"]),
         ],
     )
     account.resolve(database, TASK, key, generation_id)
-    where = (submissions.c.number == 2, submissions.c.state == state)
-    with database.reading() as connection:
-        (settled,) = connection.execute(select(submissions).where(*where)).mappings()
-    assert (settled["record_key"], settled["generation_id"]) == (items[key]["record_key"], generation_id)
-    assert settled["record"] == {"failure": None, "correlation": "c"}
-    assert sorted(found for (found,) in content(database, "state")) == sorted(
-        [*["uncertain"] * 3, "intent", state, "ended", "ended"]
-    )
+    found = content(database, "state", "number", "record_key", "generation_id", "record")
+    (settled,) = (each for each in found if each[:2] == (state, 2))
+    assert settled[2:] == (items[key]["record_key"], generation_id, {"failure": None, "correlation": "c"})
+    states = [*["uncertain"] * 3, "intent", state, "ended", "ended"]
+    assert sorted(each[0] for each in found) == sorted(states)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +131,10 @@ def test_the_latest_uncertain_submission_of_a_key_is_settled(
     [
         ([row(0)], "no uncertain submission"),
         (
-            [lost(2, record_key="b.0"), lost(1, record_key="a.0", item_key="heron")],
+            [
+                uncertain(0, number=2, record_key="b.0"),
+                uncertain(0, number=1, record_key="a.0", item_key="heron"),
+            ],
             "several of them; choose one with --key: heron, b.0",
         ),
     ],
@@ -165,13 +147,18 @@ def test_one_submission_is_settled_at_a_time(database: Database, rows: list[Any]
 
 
 def test_a_decision_to_render_again_is_about_the_latest_generation(database: Database) -> None:
-    takes = [take(number, generation_id=f"g-{number}") for number in (1, 2)]
-    unlike = [row(0, record_key="b.0", generation_id="g-b"), row(1, generation_id="g-other")]
-    add(database, [*takes, take(3, state="not_submitted"), *unlike])
-    with pytest.raises(errors.SeedanceRequestError) as caught:
-        account.render_again(database, TASK, "g-1", NOON)
-    message = "Generation g-1 is not the latest one of its request, or did not succeed."
-    assert caught.value.message == message
+    takes = [row(0, number=number, generation_id=f"g-{number}") for number in (1, 2)]
+    in_flight = row(0, record_key="b.0", generation_id="g-b", state="submitted", status=None)
+    add(
+        database,
+        [*takes, row(0, number=3, state="not_submitted"), in_flight, row(1, generation_id="g-other")],
+    )
+    for generation_id in ("g-1", "g-b", "unknown"):
+        with pytest.raises(errors.SeedanceRequestError) as caught:
+            account.render_again(database, TASK, generation_id, NOON)
+        assert caught.value.message == (
+            f"Generation {generation_id} is not the latest one of its request, or did not succeed."
+        )
     for until, decision in ((NOON, "2026-03-10T12:00:00+00:00"), (None, None)):
         account.render_again(database, TASK, "g-2", until)
         known = dict(content(database, "generation_id", "record"))
@@ -223,7 +210,7 @@ def test_what_is_deleted(
 )
 def test_a_task_that_goes_on_is_kept_as_a_whole(database: Database, kept: dict[str, Any]) -> None:
     """A batch would pay again for items without rows, and a number would be given twice."""
-    add(database, [row(0), row(0, record_key="b.0"), take(2, **kept), row(1)])
+    add(database, [row(0), row(0, record_key="b.0"), row(0, number=2, **kept), row(1)])
     assert account.prune(database, "default", NOON + SECOND, {"counted": NOON}) == 1
     assert [number for (number,) in content(database, "map_index")] == [0, 0, 0]
 
@@ -231,26 +218,30 @@ def test_a_task_that_goes_on_is_kept_as_a_whole(database: Database, kept: dict[s
 def test_a_task_submits_again_after_its_first_render_is_too_old(any_ledger: Any, open_ledger: Any) -> None:
     """The number of its next submission is free."""
     first, second, third = (replace(same_intent(), intended_at=NOON + n * SECOND) for n in range(3))
-    for number, record in enumerate((first, second)):
+    for record in (first, second):
         store = open_ledger()
         store.write_intent(GENERATION_KEY, record, DETAILS)
-        ended = replace(submitted(record), state=RecordState.ENDED, ended_at=NOON + number * SECOND)
+        ended = replace(submitted(record), state=RecordState.ENDED, ended_at=record.intended_at)
         store.write(GENERATION_KEY, ended)
-    database = open_ledger()._database
+    database = store._database
     assert account.prune(database, "default", NOON + SECOND) == 0
-    open_ledger().write_intent(GENERATION_KEY, third, DETAILS)
     assert account.prune(database, "other", NOON + 9 * SECOND) == 0
+    # A clear may submit at the moment in which its earlier rows are deleted.
+    with database.transaction() as connection:
+        connection.execute(submissions.delete().where(submissions.c.number == 1))
+    open_ledger().write_intent(GENERATION_KEY, third, DETAILS)
+    assert open_ledger().read(GENERATION_KEY) == third
 
 
 def test_a_submission_that_is_being_sent_is_not_settled(database: Database) -> None:
     """The task would pay again beside the process that is sending it."""
     now = utc_now()
-    add(database, [lost(1, state="intent", intended_at=now - timedelta(seconds=890))])
+    add(database, [uncertain(0, number=1, state="intent", intended_at=now - timedelta(minutes=10))])
     for generation_id in ("g-9", None):
         with pytest.raises(errors.SeedanceRequestError, match="may be submitting at this moment") as caught:
             account.resolve(database, TASK, None, generation_id)
-        assert iso(now + timedelta(seconds=10)) in caught.value.message
-    add(database, [lost(2, state="intent", intended_at=now - timedelta(seconds=901))])
+        assert iso(now + timedelta(minutes=5)) in caught.value.message
+    add(database, [uncertain(0, number=2, state="intent", intended_at=now - timedelta(seconds=901))])
     account.resolve(database, TASK, None, None)
 
 
@@ -262,9 +253,8 @@ _WAITING = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = '
 
 
 @pytest.fixture
-def server(postgres_ledger: Any, open_ledger: Any) -> Database:
-    found: Database = open_ledger()._database
-    return found
+def server(postgres_ledger: Any) -> Database:
+    return configured()
 
 
 def while_a_task_writes(database: Database, values: dict[str, Any], do: Callable[[], object]) -> list[object]:
@@ -281,50 +271,25 @@ def while_a_task_writes(database: Database, values: dict[str, Any], do: Callable
     with database.transaction() as connection:
         connection.execute(update(submissions).values(values))
         thread.start()
-        until = time.monotonic() + 60
-        while True:
-            with database.reading() as other:
-                if other.execute(_WAITING).scalar() or time.monotonic() > until:
-                    break
+        waiting, until = False, time.monotonic() + 60
+        while not waiting and time.monotonic() < until:
             time.sleep(0.02)
+            with database.reading() as other:
+                waiting = bool(other.execute(_WAITING).scalar())
     thread.join(60)
     return results
 
 
-def states(database: Database) -> list[str]:
-    with database.reading() as connection:
-        return list(connection.execute(select(submissions.c.state)).scalars())
-
-
 def test_a_submission_that_a_retry_has_found_is_not_settled(server: Database) -> None:
     add(server, [uncertain(0)])
-    (error,) = while_a_task_writes(
-        server,
-        {"state": "submitted", "generation_id": "g-1"},
-        lambda: account.resolve(server, TASK, None, None),
-    )
+    found = {"state": "submitted", "generation_id": "g-1"}
+    (error,) = while_a_task_writes(server, found, partial(account.resolve, server, TASK, None, None))
     assert "no uncertain submission" in str(error)
-    assert states(server) == ["submitted"]
+    assert content(server, "state") == [("submitted",)]
 
 
 def test_a_row_that_is_submitted_again_is_not_deleted(server: Database) -> None:
     add(server, [row(0, state="not_submitted", status=None)])
-    (deleted,) = while_a_task_writes(
-        server, {"state": "intent"}, lambda: account.prune(server, "default", NOON + timedelta(days=1))
-    )
-    assert (deleted, states(server)) == (0, ["intent"])
-
-
-def test_a_submission_after_the_earlier_ones_were_deleted_has_a_number_of_its_own(
-    ledger: Path, open_ledger: Any
-) -> None:
-    """A clear may submit at the moment in which its earlier rows are deleted."""
-    first, second, third = (replace(same_intent(), intended_at=NOON + n * SECOND) for n in range(3))
-    for record in (first, second):
-        store = open_ledger()
-        store.write_intent(GENERATION_KEY, record, DETAILS)
-        store.write(GENERATION_KEY, replace(submitted(record), state=RecordState.ENDED, ended_at=NOON))
-    with store._database.transaction() as connection:
-        connection.execute(submissions.delete().where(submissions.c.number == 1))
-    open_ledger().write_intent(GENERATION_KEY, third, DETAILS)
-    assert open_ledger().read(GENERATION_KEY) == third
+    prune = partial(account.prune, server, "default", NOON + SECOND)
+    assert while_a_task_writes(server, {"state": "intent"}, prune) == [0]
+    assert content(server, "state") == [("intent",)]

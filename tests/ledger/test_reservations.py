@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from datetime import timedelta
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +15,7 @@ from versions import RESCHEDULING, needs
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.costs.budgets import Budget
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from airflow_provider_seedance.ledger import configuration, reservations
+from airflow_provider_seedance.ledger import ledger_store, reservations
 from airflow_provider_seedance.ledger.entries import TaskIdentity
 from airflow_provider_seedance.observability import metrics
 from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
@@ -37,6 +35,10 @@ pytestmark = pytest.mark.usefixtures("ledger")
 #: Credits of a render by the published prices.
 CREDITS = 28
 
+#: A budget of one render, as a connection has it, and its period.
+MONTHLY = {"credits": CREDITS, "per": "month"}
+MONTH = Budget(unit="credits", limit=CREDITS, per="month")
+
 
 class Tasks:
     """Tasks of one connection, each of which makes one render."""
@@ -44,15 +46,13 @@ class Tasks:
     def __init__(self, emulator: SeedanceEmulator, connect: Connect) -> None:
         self.emulator, self._connect, self._number = emulator, connect, 0
 
-    def limit(self, *budgets: dict[str, Any], **extra: Any) -> None:
-        self._connect("seedanceapi-v1", budgets=list(budgets), **extra)
+    def limit(self, *budgets: dict[str, Any]) -> None:
+        self._connect("seedanceapi-v1", budgets=list(budgets))
 
-    def run(self, *, dag_id: str = "dag", **arguments: Any) -> Any:
+    def run(self, **arguments: Any) -> Any:
         self._number += 1
-        ti = TaskInstance(map_index=self._number)
-        ti.dag_id = dag_id
         operator = make(**{"deferrable": False, "poll_interval": 0.01, **arguments})
-        return operator.execute(make_context(Store(), ti))
+        return operator.execute(make_context(Store(), TaskInstance(map_index=self._number)))
 
     @property
     def posts(self) -> int:
@@ -60,19 +60,20 @@ class Tasks:
 
 
 @pytest.fixture
-def tasks(services: SeedanceEmulator, connect: Connect, ledger: Path) -> Tasks:
+def tasks(services: SeedanceEmulator, connect: Connect, same_period: None) -> Tasks:
     return Tasks(services, connect)
 
 
 # ---------------------------------------------------------------------- what counts
 
 
-@pytest.mark.parametrize(("unit", "limit", "spent"), [("credits", 84, 84), ("usd", 0.419, 0.28)])
+@pytest.mark.parametrize(
+    ("unit", "limit", "count", "spent"), [("credits", 84, 3, 84), ("usd", 0.419, 2, 0.28)]
+)
 def test_a_render_that_would_exceed_a_budget_is_refused(
-    tasks: Tasks, unit: str, limit: float, spent: float
+    tasks: Tasks, unit: str, limit: float, count: int, spent: float
 ) -> None:
     tasks.limit({unit: limit, "per": "day"})
-    count = 3 if unit == "credits" else 2
     for _ in range(count):
         tasks.run()
     with pytest.raises(errors.SeedanceBudgetError, match=r"per day.* renews at") as caught:
@@ -107,28 +108,6 @@ def test_what_was_not_billed_is_released(tasks: Tasks, fault: str) -> None:
     tasks.run()
 
 
-def test_a_budget_renews(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:
-    tasks.limit({"credits": CREDITS, "per": "day"})
-    tasks.run()
-    tomorrow = configuration.local_now() + timedelta(days=1)
-    monkeypatch.setattr("airflow_provider_seedance.ledger.ledger_store.local_now", lambda: tomorrow)
-    tasks.run()
-
-
-def test_a_budget_needs_a_price_and_a_ledger(
-    tasks: Tasks, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    connect("ark", budgets=[{"usd": 5, "per": "day"}])
-    with pytest.raises(errors.SeedanceConfigurationError, match="price of this render in US dollars"):
-        tasks.run()
-    connect("ark", budgets=[{"usd": 5, "per": "day"}], prices=[{"usd": 0.2}])
-    tasks.run()
-    monkeypatch.delenv("AIRFLOW__SEEDANCE__LEDGER")
-    with pytest.raises(errors.SeedanceConfigurationError, match="need a ledger"):
-        tasks.run()
-    assert tasks.posts == 1
-
-
 def test_the_use_of_a_budget_is_reported_once(tasks: Tasks, caplog: pytest.LogCaptureFixture) -> None:
     tasks.limit({"credits": 5 * CREDITS, "per": "day"})
     for _ in range(5):
@@ -158,19 +137,16 @@ def test_a_refused_submission_sends_the_use_of_each_budget(
 
 
 def test_a_task_waits_until_the_budget_renews(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:
-    tasks.limit({"credits": CREDITS, "per": "month"})
+    tasks.limit(MONTHLY)
     tasks.run()
-    operator = make(on_budget="wait")
-    context = make_context(Store(), TaskInstance())
+    operator, context = make(on_budget="wait"), make_context(Store(), TaskInstance())
     deferred = deferral(lambda: operator.execute(context))
-    renews_at = Budget(unit="credits", limit=1, per="month").renews_at(configuration.local_now())
+    renews_at = MONTH.renews_at(ledger_store.local_now())
     assert renews_at is not None
-    assert deferred.trigger.not_before == pytest.approx(renews_at.timestamp(), abs=60)
+    assert deferred.trigger.not_before == pytest.approx(renews_at.timestamp(), abs=600)
     assert deferred.method_name == "resume_submit"
     assert tasks.posts == 1
-    monkeypatch.setattr(
-        "airflow_provider_seedance.ledger.ledger_store.local_now", lambda: renews_at + timedelta(seconds=1)
-    )
+    monkeypatch.setattr(ledger_store, "local_now", lambda: renews_at + timedelta(seconds=1))
     deferral(lambda: operator.resume_execution("resume_submit", {**deferred.kwargs, "event": {}}, context))
     assert tasks.posts == 2
 
@@ -188,15 +164,16 @@ def test_a_task_does_not_wait_where_that_cannot_help(tasks: Tasks, budget: dict[
 
 @needs(RESCHEDULING)
 def test_a_task_on_a_worker_is_rescheduled_until_the_budget_renews(tasks: Tasks) -> None:
-    tasks.limit({"credits": CREDITS, "per": "month"})
+    tasks.limit(MONTHLY)
     tasks.run()
     with pytest.raises(errors.SeedanceRateLimitError, match="would exceed the budget of") as caught:
         tasks.run(on_budget="wait")
-    renews_at = Budget(unit="credits", limit=1, per="month").renews_at(configuration.local_now())
-    assert renews_at is not None
     decision = SeedanceRetryPolicy().evaluate(caught.value, 1, 0)
     assert decision.action.name == "RESCHEDULE"
-    assert time.time() + decision.retry_delay.total_seconds() == pytest.approx(renews_at.timestamp(), abs=60)
+    renews_at = MONTH.renews_at(ledger_store.local_now())
+    assert renews_at is not None
+    at = datetime.now(UTC) + decision.retry_delay
+    assert at.timestamp() == pytest.approx(renews_at.timestamp(), abs=600)
     assert tasks.posts == 1
 
 
@@ -238,13 +215,8 @@ def reserved(price: float | None, *budgets: Budget) -> list[reservations.BudgetU
     database = configured()
     yesterday = NOON - timedelta(days=1)
     rows = [row(0), uncertain(1), row(2, credits=None, estimated_credits=5, intended_at=yesterday)]
-    ignored = [
-        row(3, dag_id="films"),
-        row(4, conn_id="other"),
-        row(5, namespace="n"),
-        row(6, state="not_submitted"),
-    ]
-    add(database, [*rows, *ignored])
+    ignored = [{"dag_id": "films"}, {"conn_id": "other"}, {"namespace": "n"}, {"state": "not_submitted"}]
+    add(database, [*rows, *(row(number, **changes) for number, changes in enumerate(ignored, 3))])
     task = TaskIdentity(namespace="default", dag_id="ads", run_id="run", task_id="video")
     record = rec.replace(samples.intent(credits=price), conn_id="seedance_default")
     details = SubmissionDetails(prompt="a", budgets=budgets)

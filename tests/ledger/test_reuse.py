@@ -1,32 +1,38 @@
-"""Reuse: the same request of several tasks is paid for once."""
+"""Reuse: the same request of several tasks is paid for once, also from a stored copy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from helpers import set_submission_timing
-from operators.batch_runner import Batch
-from support import TaskInstance, make_context
+from operators.generation_task import Connect
+from support import Store, TaskInstance, make_context
+from transfers.results import run as transfer
+from transfers.server import MediaServer, Reply
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from airflow_provider_seedance.generations import Generation, utc_now
-from airflow_provider_seedance.ledger import open_store, record_end
+from airflow_provider_seedance.generations import Generation, VideoRequest, utc_now
+from airflow_provider_seedance.hooks.seedance import SeedanceHook
+from airflow_provider_seedance.ledger import open_store, reusable, stored_copy
 from airflow_provider_seedance.ledger.account import Filter
 from airflow_provider_seedance.ledger.configuration import default_timezone
 from airflow_provider_seedance.ledger.spending import spend
+from airflow_provider_seedance.operators.seedance import SeedreamGenerateImageOperator
+from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.submission import records as rec
+from airflow_provider_seedance.submission.reuse import reuse_key
 from airflow_provider_seedance.submission.store import GENERATION_KEY, ReuseSearch, SubmissionDetails
+from airflow_provider_seedance.submission.submitter import Submission
+from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger, SeedanceQuotaTrigger
 
 from . import record_samples as samples
 from .reusing_task import Task, posts, waiting_pair
-from .rows import configured, recorded
-
-Connect = Callable[..., None]
-Batches = Callable[[int], Batch]
+from .rows import configured
 
 pytestmark = pytest.mark.usefixtures("connected")
 
@@ -105,23 +111,6 @@ def test_a_take_that_a_clear_wants_is_paid_for(services: SeedanceEmulator) -> No
     assert posts(services) == 2
 
 
-def test_a_request_that_changed_back_is_reused_again(services: SeedanceEmulator) -> None:
-    Task(1, prompt="first").run()
-    task = Task(2, prompt="first")
-    task.run()
-    for prompt, posted in (("second", 2), ("first", 2)):
-        task.ti.clear()
-        assert (task.run(prompt=prompt)["reused_from"] is None) is (prompt == "second")
-        assert posts(services) == posted
-
-
-def test_without_a_ledger_it_is_refused(services: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("AIRFLOW__SEEDANCE__LEDGER")
-    with pytest.raises(errors.SeedanceConfigurationError, match="reuse='any' needs a ledger"):
-        Task(1).run()
-    assert posts(services) == 0
-
-
 # ---------------------------------------------------------------------- in flight
 
 
@@ -164,32 +153,14 @@ def test_a_retry_delivers_what_another_task_had_paid_for(services: SeedanceEmula
     assert posts(services) == 1 + cancelled
 
 
-def intent(number: int, **changes: Any) -> Any:
-    """Write the intent of a task."""
-    store = open_store(make_context(None, TaskInstance(map_index=number)))
-    record = rec.replace(samples.intent(f"{number}", credits=14), **{"intended_at": utc_now(), **changes})
-    search = ReuseSearch(scope="any", intents={"k": record})
-    details = SubmissionDetails(prompt="x", reuse=search, reuse_key="k")
-    return store, store.write_intent(GENERATION_KEY, record, details)
-
-
-def test_a_submission_without_an_id_is_waited_for(services: SeedanceEmulator) -> None:
-    store, record = intent(1)
-    with pytest.raises(errors.SeedanceRateLimitError, match="is submitting the same request") as caught:
-        intent(2)
-    assert caught.value.retry_after
-    store.write(GENERATION_KEY, rec.with_id(record, "g1"))
-    _, other = intent(2)
-    assert (other.generation_id, other.result_defaults["credits"]) == ("g1", 0)
-
-
-def test_the_end_of_one_task_does_not_change_the_cost_of_the_other(services: SeedanceEmulator) -> None:
-    first, _ = waiting_pair(services)
+def test_a_changed_request_leaves_the_reused_render(services: SeedanceEmulator) -> None:
+    _, task = waiting_pair(services)
     services.release()
-    paid = first.resume()
-    record_end(Generation.from_result(paid))
-    rows = {row["map_index"]: row for row in recorded()}
-    assert (rows[1]["credits"], rows[2]["state"]) == (28, "submitted")
+    task.ti.retry()
+    assert task.run(prompt="Another")["credits"]
+    task.ti.clear()
+    assert task.run()["reused_from"]
+    assert posts(services) == 2
 
 
 # ---------------------------------------------------------------------- at the same moment
@@ -199,13 +170,17 @@ def test_tasks_that_submit_at_the_same_moment_pay_once(any_ledger: Any) -> None:
     open_store(make_context(None)).load()  # the tables
 
     def submit(number: int) -> bool:
+        store = open_store(make_context(None, TaskInstance(map_index=number)))
+        intent = rec.replace(samples.intent(f"{number}", credits=14), intended_at=utc_now())
+        search = ReuseSearch(scope="any", intents={"k": intent})
+        details = SubmissionDetails(prompt="x", reuse=search, reuse_key="k")
         try:
-            store, record = intent(number)
+            record = store.write_intent(GENERATION_KEY, intent, details)
         except errors.SeedanceRateLimitError:
             return False
-        if record.state is rec.RecordState.INTENT:
+        if paid := record.state is rec.RecordState.INTENT:
             store.write(GENERATION_KEY, rec.with_id(record, f"g{number}"))
-        return bool(record.state is rec.RecordState.INTENT)
+        return paid
 
     with ThreadPoolExecutor(12) as threads:
         assert sum(threads.map(submit, range(12))) == 1
@@ -222,37 +197,173 @@ def test_workers_that_submit_at_the_same_moment_pay_once(
     assert sorted(result["credits"] for result in results) == [0, 0, 0, 28]
 
 
-# ---------------------------------------------------------------------- batches
+# ---------------------------------------------------------------------- stored copies
 
 
-def test_a_batch_reuses_what_another_one_paid_for(services: SeedanceEmulator, batch: Batches) -> None:
-    first = batch(1).run(["a", "b", "b"], reuse="any")
-    assert first["credits"] == 3 * 28  # identical requests of one list are distinct takes
-    second = batch(2).run(["b", "c"], reuse="any")
-    assert [one["credits"] for one in second["succeeded"]] == [0, 28]
-    assert second["succeeded"][0]["reused_from"]["map_index"] == 1
-    assert posts(services) == 4
-
-
-def test_identical_requests_of_a_batch_reuse_distinct_takes(
-    services: SeedanceEmulator, batch: Batches
+def test_a_stored_copy_is_delivered_after_the_service_forgot_the_render(
+    services: SeedanceEmulator, tmp_path: Path
 ) -> None:
-    takes = batch(1).run(["a", "a"], reuse="any")["succeeded"]
-    got = batch(2).run(["a", "a", "a"], reuse="any")["succeeded"]
-    assert sorted(one["credits"] for one in got) == [0, 0, 28]
-    assert len({one["generation_id"] for one in got}) == 3
-    assert {one["generation_id"] for one in takes} < {one["generation_id"] for one in got}
-    assert posts(services) == 3
+    paid = Task(1).run()
+    path = tmp_path / "store" / "intro.mp4"
+    stored = transfer(paid, f"file://{path}")
+    services.forget(paid["generation_id"])
+    requests = len(services.ledger.requests)
+    task = Task(2)
+    got = task.run()
+    assert (got["urls"], got["expires_at"], got["credits"]) == ([stored["path"]], None, 0)
+    assert got["reused_from"]["map_index"] == 1
+    assert (got["duration"], got["generation_id"]) == (paid["duration"], paid["generation_id"])
+    assert len(services.ledger.requests) == requests
+    # A retry, and a clear that keeps it, deliver it again.
+    task.ti.retry()
+    assert task.run() == got
+    copied = transfer(got, f"file://{tmp_path / 'other' / 'copy.mp4'}")
+    assert copied["sha256"] == stored["sha256"]
+    assert (tmp_path / "other" / "copy.mp4").read_bytes() == path.read_bytes()
+    # That one is the latest, and the first one serves where it is gone.
+    assert Task(3).run()["urls"] == [copied["path"]]
+    (tmp_path / "other" / "copy.mp4").unlink()
+    again = Task(4).run()
+    assert again["urls"] == [stored["path"]]
+    # A copy onto itself leaves the file as it is.
+    content = path.read_bytes()
+    assert transfer(again, stored["path"])["sha256"] == stored["sha256"]
+    assert path.read_bytes() == content
+    assert posts(services) == 1
 
 
-def test_a_batch_submits_the_items_whose_payer_failed(services: SeedanceEmulator, batch: Batches) -> None:
+def test_without_its_copy_a_render_is_read_from_the_service(
+    services: SeedanceEmulator, tmp_path: Path
+) -> None:
+    paid = Task(1).run()
+    transfer(paid, f"file://{tmp_path / 'a.mp4'}")
+    got = Task(2).run()
+    (tmp_path / "a.mp4").unlink()
+    with pytest.raises(errors.SeedanceOutputGoneError, match="is no longer stored at"):
+        transfer(got, f"file://{tmp_path / 'b.mp4'}")
+    assert Task(3).run()["urls"] == paid["urls"]
+    services.forget(paid["generation_id"])
+    assert Task(4).run()["reused_from"] is None
+    assert posts(services) == 2
+
+
+def test_a_stored_copy_has_its_last_frame(
+    services: SeedanceEmulator, connect: Connect, tmp_path: Path
+) -> None:
+    connect("ark")
+    stored = transfer(Task(1, return_last_frame=True).run(), f"file://{tmp_path / 'a'}/")
+    got = Task(2, return_last_frame=True).run()
+    assert (got["urls"], got["last_frame_url"]) == (stored["paths"], stored["paths"][1])
+    assert "a video was requested" not in str(transfer(got, f"file://{tmp_path / 'b'}/")["problems"])
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_after_its_url_has_expired_only_a_stored_copy_is_reused(
+    services: SeedanceEmulator, connect: Connect, tmp_path: Path, stored: bool
+) -> None:
+    connect("ark")  # which does not renew it
+    paid = Task(1).run()
+    if stored:
+        transfer(paid, f"file://{tmp_path / 'a.mp4'}")
+    services.expire_urls()
+    assert bool(Task(2).run()["reused_from"]) is stored
+    assert posts(services) == (1 if stored else 2)
+
+
+def test_a_path_that_the_ledger_does_not_know_is_not_read(services: SeedanceEmulator, tmp_path: Path) -> None:
+    got = Task(1).run()
+    transfer(got, f"file://{tmp_path / 'a.mp4'}")
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    forged = {**Task(2).run(), "url": f"file://{secret}", "urls": [f"file://{secret}"]}
+    assert stored_copy(Generation.from_result(forged), 0) is None
+    with pytest.raises(errors.SeedanceMediaHostError):
+        transfer(forged, f"file://{tmp_path / 'b.mp4'}")
+
+
+# ---------------------------------------------------------------------- images and inputs
+
+
+def test_an_image_that_only_a_record_has_is_reused(services: SeedanceEmulator, connect: Connect) -> None:
+    connect("ark")
+
+    def image(number: int) -> Any:
+        op = SeedreamGenerateImageOperator(task_id="task", prompt="A fox", reuse="any", deferrable=False)
+        return op.execute(make_context(Store(), TaskInstance(map_index=number)))
+
+    first, second = image(1), image(2)
+    assert (second["urls"], second["credits"] or 0, second["cost_usd"]) == (first["urls"], 0, 0)
+    assert posts(services) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "reply", "same"),
+    [
+        ("/b.png?Signature=2", None, True),
+        ("/c.png", None, False),
+        ("/a.png", Reply(status=404, body=b"gone"), False),
+        ("/a.png", Reply(status=200, body=b"<p>", headers={"Content-Type": "text/html"}), False),
+    ],
+    ids=["same", "another", "not found", "a page"],
+)
+def test_inputs_count_by_their_content(
+    services: SeedanceEmulator, connect: Connect, path: str, reply: Any, same: bool
+) -> None:
+    connect("seedanceapi-v1", media_hosts=["127.0.0.1"])
+    with MediaServer() as host:
+        for name, content in (("/a.png", b"content"), ("/b.png", b"content"), ("/c.png", b"another")):
+            host.put(name, content)
+        host.always.update({"/a.png": reply} if reply else {})
+        Task(1, images=[host.url("/a.png")]).run()
+        assert bool(Task(2, images=[host.url(path)]).run()["reused_from"]) is same
+    assert posts(services) == (1 if same else 2)
+
+
+def test_links_in_extra_params_are_inputs_that_are_not_known(services: SeedanceEmulator) -> None:
+    for extra, known in (({"seed": 1}, True), ({"reference": ["https://media.example/a.png"]}, False)):
+        request = VideoRequest(prompt="x", extra_params=extra)
+        assert bool(reuse_key(request, SeedanceHook().settings, {})) is known
+
+
+# ---------------------------------------------------------------------- the order of a reuse
+
+
+def test_max_credits_does_not_refuse_what_is_reused(services: SeedanceEmulator) -> None:
+    Task(1).run()
+    assert Task(2).run(max_credits=1)["credits"] == 0
+    with pytest.raises(errors.SeedanceMaxCreditsError):
+        Task(3).run(max_credits=1, prompt="Another")
+    assert posts(services) == 1
+
+
+def test_the_shared_quota_is_not_used_by_what_is_reused(
+    services: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     services.hold()
-    services.fault("fail", prompt="a", message="no")
-    payer, other = batch(1), batch(2)
-    payer.defer(["a", "b"], reuse="any", on_item_failure="keep")
-    other.before_resume = lambda deferred: services.release()
-    result = other.run(["a", "b"], reuse="any")
-    assert [one["credits"] for one in result["succeeded"]] == [28, 0]
-    assert other.deferrals[0].trigger.billed_to == {}
-    assert len(other.deferrals[0].trigger.generation_ids) == 2
-    assert posts(services) == 3
+    Task(1).defer()
+    monkeypatch.setattr(SharedQuota, "reserve", lambda self, now: 1800.0)
+    assert isinstance(Task(2).defer().trigger, SeedanceGenerationTrigger)
+    assert isinstance(Task(3, prompt="Another").defer().trigger, SeedanceQuotaTrigger)
+    assert posts(services) == 1
+
+
+def test_after_the_wait_for_another_task_the_shared_quota_counts(
+    services: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_submission_timing(monkeypatch, reuse_backoff=())
+    with monkeypatch.context() as lost:
+        lost.setattr(Submission, "_send", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            Task(1).run()
+    task = Task(2)
+    trigger = task.defer().trigger
+    assert isinstance(trigger, SeedanceQuotaTrigger)
+    assert trigger.seedance_conn_id is None
+    # The worker of the other task was lost.
+    monkeypatch.setattr(reusable, "MAX_SUBMISSION_SECONDS", 0)
+    monkeypatch.setattr(SharedQuota, "reserve", lambda self, now: 1800.0)
+    trigger = task.defer_again().trigger
+    assert isinstance(trigger, SeedanceQuotaTrigger)
+    assert trigger.seedance_conn_id
+    assert task.defer_again().trigger.generation_id
+    assert posts(services) == 1

@@ -1,4 +1,4 @@
-"""Reuse beside other items of a batch, other connections, lost replies and limits."""
+"""Reuse beside other items of a batch, lost replies and limits."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from helpers import set_submission_timing, set_timing
+from helpers import set_submission_timing
 from operators.batch_runner import Batch
-from operators.fallback_task import FALLBACK, PRIMARY, connect_to
 from operators.generation_task import CALLED, Connect
 from sqlalchemy import update
 from support import deferral
@@ -20,7 +19,6 @@ from transfers.results import run as transfer
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.batch import results
-from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.media_client import MediaClient, MediaConnectionError
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import utc_now
@@ -34,15 +32,7 @@ from .rows import configured, recorded
 
 Batches = Callable[[int], Batch]
 
-API = "seedanceapi-v1"
-
-
-@pytest.fixture(autouse=True)
-def _connected(
-    services: SeedanceEmulator, connect: Connect, ledger: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    set_timing(monkeypatch, min_trigger_time=0.0)
-    connect(API, **CALLED)
+pytestmark = pytest.mark.usefixtures("connected", "same_period")
 
 
 def let_a_worker_die(monkeypatch: pytest.MonkeyPatch, prompt: str) -> None:
@@ -52,6 +42,33 @@ def let_a_worker_die(monkeypatch: pytest.MonkeyPatch, prompt: str) -> None:
         patch.setattr(Submission, "_post", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             Task(1, prompt=prompt).defer()
+
+
+def test_identical_requests_of_a_batch_reuse_distinct_takes(
+    services: SeedanceEmulator, batch: Batches
+) -> None:
+    first = batch(1).run(["a", "b", "b"], reuse="any")
+    assert first["credits"] == 3 * 28  # they are distinct in one list, too
+    second = batch(2).run(["b", "c", "b", "b"], reuse="any")["succeeded"]
+    assert [one["credits"] for one in second] == [0, 28, 0, 28]
+    assert second[0]["reused_from"]["map_index"] == 1
+    ids = [one["generation_id"] for one in second]
+    assert {ids[0], ids[2]} == {one["generation_id"] for one in first["succeeded"][1:]}
+    assert ids[3] not in ids[:3]
+    assert posts(services) == 5
+
+
+def test_a_batch_submits_the_items_whose_payer_failed(services: SeedanceEmulator, batch: Batches) -> None:
+    services.hold()
+    services.fault("fail", prompt="a", message="no")
+    payer, other = batch(1), batch(2)
+    payer.defer(["a", "b"], reuse="any", on_item_failure="keep")
+    other.before_resume = lambda deferred: services.release()
+    result = other.run(["a", "b"], reuse="any")
+    assert [one["credits"] for one in result["succeeded"]] == [28, 0]
+    assert other.deferrals[0].trigger.billed_to == {}
+    assert len(other.deferrals[0].trigger.generation_ids) == 2
+    assert posts(services) == 3
 
 
 def test_reused_items_do_not_hide_that_submissions_are_lost(
@@ -77,7 +94,7 @@ def test_a_limit_keeps_back_what_must_be_paid_for_and_not_what_is_reused(
         arguments["max_credits"] = 20
     else:
         # The two paid renders count.
-        connect(API, **CALLED, budgets=[{"credits": 2 * 28 + 20, "per": "month"}])
+        connect("seedanceapi-v1", budgets=[{"credits": 2 * 28 + 20, "per": "month"}])
     second = batch(2)
     if limit == "renewing budget":
         second.defer(["a", "b", cheaper, "d"], **arguments, on_budget="wait")
@@ -119,11 +136,11 @@ def test_an_item_that_another_task_submits_waits_alone(
 
 def test_an_item_is_waited_for_from_its_reuse_on(services: SeedanceEmulator, batch: Batches) -> None:
     services.hold()
-    Task(1, prompt="same", timeout=100).defer()
+    Task(1, prompt="same").defer()
     with configured().transaction() as connection:
-        connection.execute(update(submissions).values(submitted_at=utc_now() - timedelta(hours=1)))
-    trigger = batch(2).defer(["same"], reuse="any", timeout=60.0).trigger
-    assert trigger.generations["deadline"][0] > time.time() + 30
+        connection.execute(update(submissions).values(submitted_at=utc_now() - timedelta(hours=2)))
+    trigger = batch(2).defer(["same"], reuse="any", timeout=7200.0).trigger
+    assert trigger.generations["deadline"][0] > time.time() + 3600
 
 
 @pytest.mark.parametrize("kind", ["deferred", "on the worker", "broken", "batch"])
@@ -150,27 +167,21 @@ def test_the_deadline_of_a_reused_render_names_the_task_that_pays(
 
 @pytest.mark.parametrize("kind", ["single", "batch"])
 def test_a_copy_whose_path_cannot_be_recorded_is_found_again(
-    services: SeedanceEmulator,
-    batch: Batches,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    kind: str,
+    services: SeedanceEmulator, batch: Batches, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
 ) -> None:
     monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "")
     paid = Task(1, prompt="same").run()
     transfer(paid, f"file://{tmp_path / 'a.mp4'}")
     services.forget(paid["generation_id"])
-    before = posts(services)
     if kind == "batch":
         result = batch(2).run(["same", "b"], reuse="any")
         assert [one["credits"] for one in result["succeeded"]] == [0, 28]
-        assert posts(services) == before + 1
-        return
-    task = Task(3, prompt="same")
-    task.run()
-    task.ti.retry()
-    assert task.run()["reused_from"]
-    assert posts(services) == before
+    else:
+        task = Task(3, prompt="same")
+        task.run()
+        task.ti.retry()
+        assert task.run()["reused_from"]
+    assert posts(services) == (2 if kind == "batch" else 1)
 
 
 def test_outputs_that_cannot_be_read_for_now_are_reused(
@@ -197,7 +208,10 @@ def test_a_reused_generation_need_not_be_listed(services: SeedanceEmulator) -> N
     assert reconciliation.reconcile(database, "default", "seedance_default", [], *times) == []
 
 
-def test_the_id_of_a_render_that_failed_is_not_that_of_a_lost_submission(services: SeedanceEmulator) -> None:
+def test_the_id_of_a_render_that_failed_is_not_that_of_a_lost_submission(
+    services: SeedanceEmulator, connect: Connect
+) -> None:
+    connect("seedanceapi-v1", **CALLED)
     first, second = waiting_pair(services, use_callback=True)
     services.fail(first.deferred.trigger.generation_id, message="no")
     services.fault("drop_reply")
@@ -208,56 +222,6 @@ def test_the_id_of_a_render_that_failed_is_not_that_of_a_lost_submission(service
     with pytest.raises(errors.SeedanceUncertainSubmitError):
         second.run(use_callback=False)
     assert posts(services) == 2
-
-
-@pytest.fixture
-def fallback(
-    services: SeedanceEmulator,
-    start_emulator: Callable[..., SeedanceEmulator],
-    monkeypatch: pytest.MonkeyPatch,
-) -> SeedanceEmulator:
-    """Make a second connection, and allow two submissions a minute at the first one."""
-    to, other = connect_to(monkeypatch), start_emulator()
-    to(PRIMARY, services, API, submissions_per_minute={"*": 2})
-    to(FALLBACK, other, API)
-    return other
-
-
-@pytest.mark.parametrize("refused", [False, True], ids=["no room", "refused"])
-def test_a_connection_that_is_passed_over_keeps_its_room(
-    services: SeedanceEmulator, fallback: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch, refused: bool
-) -> None:
-    if refused:
-        services.fault("rate_limit", retry_after=None)
-        monkeypatch.setattr(flows, "FALLBACK_AFTER_SECONDS", 0.0)
-    else:
-        # The room of a minute: less than one, after a slow start.
-        monkeypatch.setattr(flows, "MAX_FALLBACK_WAIT_SECONDS", 1.0)
-        services.hold()
-    fallback.hold()
-    count = 1 if refused else 4
-    for number in range(count):
-        Task(number, prompt=str(number), reuse="task", seedance_conn_id=[PRIMARY, FALLBACK]).defer()
-    assert (posts(services), posts(fallback)) == ((1, 1) if refused else (2, 2))
-    trigger = Task(99, prompt="a", reuse="task", seedance_conn_id=PRIMARY).defer().trigger
-    assert trigger.not_before < time.time() + 71
-
-
-def test_a_time_at_one_connection_is_no_time_at_another(
-    services: SeedanceEmulator,
-    start_emulator: Callable[..., SeedanceEmulator],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    to, other = connect_to(monkeypatch), start_emulator()
-    for conn_id, emulator in ((PRIMARY, services), (FALLBACK, other)):
-        to(conn_id, emulator, API, submissions_per_minute={"*": 1})
-        emulator.hold()
-        Task(len(conn_id), prompt=conn_id, reuse="task", seedance_conn_id=conn_id).defer()
-    Task(3, prompt="ahead", reuse="task", seedance_conn_id=PRIMARY).defer()
-    task = Task(4, prompt="x", reuse="task", seedance_conn_id=[PRIMARY, FALLBACK])
-    task.defer()
-    task.defer_again()
-    assert (posts(services), posts(other)) == (1, 2)
 
 
 def test_an_input_that_cannot_be_read_is_tried_once(

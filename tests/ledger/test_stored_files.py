@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
 
 from airflow_provider_seedance.generations import Generation
 from airflow_provider_seedance.ledger import (
@@ -20,20 +19,14 @@ from airflow_provider_seedance.ledger import (
 )
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.stored_files import find_copy
-from airflow_provider_seedance.ledger.tables import submissions
 from airflow_provider_seedance.submission import records as rec
 
 from . import record_samples as samples
-from .rows import NOON, add, generation, row
+from .rows import NOON, add, content, generation, row
 
 FRAME = {"last_frame_url": "https://m.example/l.png", "expires_at": NOON}
 RESULT = samples.generation(0, generation_id="g-0", **FRAME).result()
 MOVED = {"paths": ["file:///a.mp4"], "sha256": ["1"], "generation_id": "g-0"}
-
-
-def files(database: Database) -> dict[int, Any]:
-    with database.reading() as connection:
-        return dict(connection.execute(select(submissions.c.map_index, submissions.c.stored_files)).all())
 
 
 def file(path: object, conn_id: str | None = None) -> dict[str, Any]:
@@ -45,9 +38,9 @@ def test_files_are_written_into_the_rows_of_their_generations(database: Database
     unlike = [row(1, generation_id="g-0", namespace="n"), row(2, generation_id="g-0", api="fal"), row(3)]
     add(database, [row(0, stored_files=older), *unlike])
     record_stored_files([replace(generation("g-0"), reused_from={"dag_id": "d"})], MOVED, "aws")
-    assert files(database)[0] == older  # another task may be copying it
+    assert content(database, "stored_files")[0] == (older,)  # another task may be copying it
     record_stored_files([generation("g-0"), generation("g-3")], MOVED, "aws")
-    assert files(database) == {0: [file("file:///a.mp4", "aws")], 1: None, 2: None, 3: None}
+    assert content(database, "stored_files") == [([file("file:///a.mp4", "aws")],), (None,), (None,), (None,)]
 
 
 @pytest.mark.parametrize(
