@@ -1,42 +1,115 @@
-"""A whole task with a ledger: retries, clears, deleted Dag runs, discarded task state, outages."""
+"""A whole task with a ledger: the re-entry table, decisions of persons, discarded task state, outages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from operators.batch_runner import Batch
-from operators.generation_task import fire
+from operators.generation_task import Connect, fire
 from versions import ENDING_FROM_TRIGGERS, needs
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.cli import main
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from airflow_provider_seedance.ledger import database, record_end
+from airflow_provider_seedance.generations import utc_now
+from airflow_provider_seedance.ledger import database, record_end, task_state
+from airflow_provider_seedance.ledger.account import render_again
 from airflow_provider_seedance.ledger.database import Database
+from airflow_provider_seedance.ledger.entries import TaskIdentity
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission.submitter import Submission
-from airflow_provider_seedance.version_compat import AIRFLOW_V_3_2_PLUS
+from airflow_provider_seedance.version_compat import COMMAND_WORDS
 
 from .discarding_task import DiscardingTask
 from .record_samples import attempt, generation, intent
-from .rows import recorded
+from .rows import configured, recorded
 from .sent_statements import statements
 
-Connect = Callable[..., None]
+RESOLVE = f"{' '.join(COMMAND_WORDS)} ledger resolve dag run task"
 
-PROGRAM = "airflow seedance" if AIRFLOW_V_3_2_PLUS else "python -m airflow_provider_seedance"
-RESOLVE = f"{PROGRAM} ledger resolve dag run task"
+Batches = Callable[[int], Batch]
+
+#: The last render is delivered, another one is submitted, or the task fails.
+DELIVERED, ANEW = "delivered", "anew"
 
 
-@pytest.mark.parametrize("again", ["retry", "clear", "run_again"])
-def test_a_generation_is_delivered_again(task: DiscardingTask, again: str) -> None:
-    first = task.execute()
+def leave_behind(task: DiscardingTask, situation: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Submit, and bring about a situation; returns the arguments of the next try."""
+    emulator = task.emulator
+    if situation.startswith("uncertain"):
+        emulator.fault("drop_reply")
+        monkeypatch.setattr("airflow_provider_seedance.apis.ark.Ark.can_look_up", False)
+        with monkeypatch.context() as lost:
+            if situation == "uncertain, not reported":
+                lost.setattr(Submission, "report_uncertain", lambda *_: None)
+            with pytest.raises(errors.SeedanceUncertainSubmitError):
+                task.execute()
+        return {}
+    task.defer()
+    (made,) = emulator.ledger.submissions
+    bring_about: dict[str, Callable[[str], object]] = {
+        "succeeded": emulator.finish,
+        "failed": lambda generation_id: emulator.fail(generation_id, "GPU on fire"),
+        "expired": emulator.expire,
+        "cancelled": emulator.cancel_remote,
+        "unknown to the service": emulator.forget,
+        "unreadable": lambda _: emulator.fault("gateway_error", "status", times=3),
+    }
+    if situation in bring_about:
+        bring_about[situation](made.generation_id)
+    return {"prompt": "Another one"} if situation == "another request" else {}
+
+
+@pytest.mark.parametrize(
+    ("situation", "after_a_retry", "after_a_clear"),
+    [
+        ("running", DELIVERED, DELIVERED),
+        ("succeeded", DELIVERED, DELIVERED),
+        ("failed", ANEW, ANEW),
+        ("expired", ANEW, ANEW),
+        ("cancelled", errors.SeedanceGenerationCancelledError, ANEW),
+        ("unreadable", DELIVERED, DELIVERED),
+        ("unknown to the service", errors.SeedanceNotFoundError, ANEW),
+        ("another request", errors.SeedanceRequestChangedError, ANEW),
+        ("uncertain, not reported", errors.SeedanceUncertainSubmitError, errors.SeedanceUncertainSubmitError),
+        ("uncertain", errors.SeedanceUncertainSubmitError, ANEW),
+    ],
+)
+@pytest.mark.parametrize(
+    ("again", "below_3_4"), [("retry", False), ("clear", False), ("run_again", True)], ids=str
+)
+def test_every_cell_holds(
+    task: DiscardingTask,
+    connect: Connect,
+    situation: str,
+    after_a_retry: Any,
+    after_a_clear: Any,
+    again: str,
+    below_3_4: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(task_state, "AIRFLOW_V_3_4_PLUS", not below_3_4)
+    connect("ark")
+    task.emulator.hold()
+    arguments = leave_behind(task, situation, monkeypatch)
+    expected = after_a_retry if again == "retry" else after_a_clear
     getattr(task, again)()
-    assert task.execute()["generation_id"] == first["generation_id"]
-    assert task.posts == 1
+    task.emulator.release()
+    if isinstance(expected, type):
+        with pytest.raises(expected):
+            task.execute(**arguments)
+    else:
+        assert task.execute(**arguments)["status"] == "succeeded"
+    assert task.posts == (2 if expected == ANEW else 1)
+    assert "Keep task state" not in caplog.text
+
+
+# ---------------------------------------------------------------------- decisions of persons
 
 
 @pytest.mark.parametrize("again", ["clear", "run_again"])
@@ -104,6 +177,68 @@ def test_of_two_uncertain_submissions_of_a_task_the_latest_is_settled_first(task
     assert first.generation_id not in found.values()
 
 
+def decide(generation_id: str, hours: float | None = 1) -> None:
+    """Let a person decide to render again within some hours, or withdraw that."""
+    task = TaskIdentity(namespace="default", dag_id="dag", run_id="run", task_id="task")
+    until = None if hours is None else utc_now() + timedelta(hours=hours)
+    render_again(configured(), task, generation_id, until)
+
+
+def test_the_next_clear_pays_once(task: DiscardingTask) -> None:
+    first = task.execute()["generation_id"]
+    for _ in range(2):  # a double click
+        decide(first)
+    task.retry()
+    assert task.execute()["generation_id"] == first  # an automatic retry pays nothing
+    task.clear()
+    task.emulator.hold()
+    task.defer()
+    task.retry()  # attaches to the new render
+    task.emulator.release()
+    second = task.execute()["generation_id"]
+    assert (second != first, task.posts) == (True, 2)
+    with pytest.raises(errors.SeedanceRequestError, match="not the latest"):
+        decide(first)  # a page that was not loaded again
+    task.clear()
+    assert task.execute()["generation_id"] == second
+    assert task.posts == 2
+
+
+def test_a_rejected_submission_keeps_the_decision(task: DiscardingTask) -> None:
+    first = task.execute()["generation_id"]
+    decide(first)
+    task.clear()
+    task.emulator.fault("refuse", status=402)
+    with pytest.raises(errors.SeedanceInsufficientCreditsError):
+        task.execute()
+    task.clear()
+    assert task.execute()["generation_id"] != first
+
+
+@pytest.mark.parametrize("hours", [-1, None], ids=["too late", "withdrawn"])
+def test_a_void_decision_pays_nothing(task: DiscardingTask, hours: float | None) -> None:
+    first = task.execute()["generation_id"]
+    decide(first)
+    decide(first, hours)
+    task.clear()
+    assert task.execute()["generation_id"] == first
+    assert task.posts == 1
+
+
+def test_one_item_of_a_batch(connected: None, batch: Batches) -> None:
+    task = batch(-1)
+    first = task.run(["a", "b"])
+    decide(first["succeeded"][1]["generation_id"])
+    second = task.clear()
+    assert task.paid == ["a", "b", "b"]
+    assert second["succeeded"][0] == first["succeeded"][0]
+    assert second["succeeded"][1]["generation_id"] != first["succeeded"][1]["generation_id"]
+    assert task.clear() == second
+
+
+# ---------------------------------------------------------------------- statements, secrets and outages
+
+
 def test_without_the_ledger_nothing_is_sent(task: DiscardingTask, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(self: Database) -> Any:
         raise ConnectionError("the server is away")
@@ -166,9 +301,6 @@ def test_a_run_that_was_made_again_counts_as_cleared() -> None:
     assert [decisions.is_of_this_try(record, each) for each in (same, other, later)] == [True, False, False]
 
 
-# ---------------------------------------------------------------------- statements, secrets and outages
-
-
 def test_a_submission_takes_four_statements_and_its_end_two(task: DiscardingTask) -> None:
     with statements("seedance_submissions") as sent:
         task.defer()
@@ -181,12 +313,10 @@ def test_a_submission_takes_four_statements_and_its_end_two(task: DiscardingTask
 
 @pytest.mark.parametrize("fault", ["refuse", "fail"])
 def test_a_failed_item_keeps_no_signature(
-    services: SeedanceEmulator, connect: Callable[..., None], ledger: Path, fault: str
+    services: SeedanceEmulator, connected: None, batch: Batches, ledger: Path, fault: str
 ) -> None:
-    batch = Batch(services, connect)
-    connect("seedanceapi-v1")
     services.fault(fault, message="cannot read https://u:p4ss@bucket.example/a.png?X-Amz-Signature=deadbeef")
-    result = batch.run(["a", "b"], on_item_failure="keep")
+    result = batch(1).run(["a", "b"], on_item_failure="keep")
     assert "bucket.example/a.png" in result["failed"][0]["error"]
     raw = b"".join(path.read_bytes() for path in ledger.parent.glob("ledger.db*"))
     assert b"bucket.example/a.png" in raw
