@@ -28,6 +28,7 @@ Open = Callable[..., Any]
 
 BEFORE = "The ledger ([seedance] ledger) cannot be used: "
 AFTER = ". It is not taken for an empty one."
+NO_PATH = "a SQLite file is named by its absolute path, as in sqlite:////srv/ledger.db"
 
 
 @pytest.fixture
@@ -39,8 +40,7 @@ def drivers(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 
 def url_of(conn_type: str, **fields: Any) -> str:
-    connection = Connection(conn_id="c", conn_type=conn_type, **fields)
-    return module._url_of(connection).render_as_string(hide_password=False)
+    return module._url_of(Connection(conn_id="c", conn_type=conn_type, **fields)).render_as_string(False)
 
 
 @pytest.mark.parametrize(
@@ -60,37 +60,58 @@ def test_the_address_of_a_server(drivers: set[str], conn_type: str, missing: str
 
 
 @pytest.mark.parametrize(
-    ("conn_type", "host", "why"),
+    ("location", "connection", "why"),
     [
-        ("postgres", "h", "no driver is installed: pip install 'airflow-provider-seedance[postgres]'"),
-        ("http", "h", "a connection of type 'http' is not PostgreSQL, MySQL or SQLite"),
-        ("sqlite", None, "a SQLite file is named by its absolute path, as in sqlite:////srv/ledger.db"),
-        ("sqlite", "l.db", "a SQLite file is named by its absolute path, as in sqlite:////srv/ledger.db"),
-        ("sqlite", "/no/l.db", "the directory of /no/l.db does not exist"),
+        ("sqlite:////no/l.db", {}, "the directory of /no/l.db does not exist"),
+        ("sqlite:///l.db", {}, NO_PATH),
+        ("team", {"conn_type": "sqlite"}, NO_PATH),
+        ("team", {"conn_type": "sqlite", "host": "l.db"}, NO_PATH),
+        ("postgresql://u:secret@h/db", {}, "it takes the id of a connection, or sqlite:////absolute/path.db"),
+        ("missing", {}, "the database of connection 'missing' failed: "),
+        ("team", {"conn_type": "http"}, "a connection of type 'http' is not PostgreSQL, MySQL or SQLite"),
+        (
+            "team",
+            {"conn_type": "mysql"},
+            "no driver is installed: pip install 'airflow-provider-seedance[mysql]'",
+        ),
+        (
+            "team",
+            {"conn_type": "postgres", "host": "127.0.0.1", "port": 1, "password": "secret"},
+            "the database of connection 'team' failed: ",
+        ),
     ],
 )
-def test_a_connection_that_cannot_be_used(
-    drivers: set[str], conn_type: str, host: str | None, why: str
+def test_a_ledger_that_cannot_be_used_is_not_empty(
+    drivers: set[str],
+    open_ledger: Open,
+    monkeypatch: pytest.MonkeyPatch,
+    location: str,
+    connection: dict[str, Any],
+    why: str,
 ) -> None:
-    drivers.clear()
+    drivers -= {"MySQLdb", "pymysql"}
+    monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", location)
+    monkeypatch.setenv("AIRFLOW_CONN_TEAM", json.dumps(connection))
     with pytest.raises(errors.SeedanceLedgerError) as caught:
-        url_of(conn_type, host=host)
-    assert caught.value.message == f"{BEFORE}{why}{AFTER}"
+        open_ledger().read(GENERATION_KEY)
+    message = caught.value.message
+    assert message.startswith(f"{BEFORE}{why}")
+    assert message.endswith(AFTER)
+    assert "secret" not in message
+    assert caught.value.retry_helps
 
 
 @pytest.mark.parametrize(
     ("location", "cause", "shown"),
     [
         ("team", ValueError("odd  \n words."), "the database of connection 'team' failed: odd words"),
-        ("team", ValueError(), "the database of connection 'team' failed: ValueError"),
-        ("sqlite:////l.db", OSError("full"), "the database sqlite:////l.db failed: full"),
+        ("sqlite:////l.db", ValueError(), "the database sqlite:////l.db failed: ValueError"),
     ],
 )
 def test_a_database_that_fails(
     monkeypatch: pytest.MonkeyPatch, location: str, cause: Exception, shown: str
 ) -> None:
     database = Database(LedgerConfig(location=location))
-
     monkeypatch.setattr(database, "_url", Mock(side_effect=cause))
     for use in (database.transaction, database.reading):
         with pytest.raises(errors.SeedanceLedgerError) as caught, use():
@@ -99,17 +120,17 @@ def test_a_database_that_fails(
         assert caught.value.__cause__ is cause
 
 
-def test_a_forked_process_has_connections_of_its_own(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = LedgerConfig(location=f"sqlite:///{ledger}")
-    engine = Database(config)._open()
-    assert Database(config)._open() is engine
+def test_a_forked_process_has_connections_of_its_own(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = database._open()
+    assert Database(database.config)._open() is engine
     monkeypatch.setattr(module.os, "getpid", lambda: -3)
     module._opened.clear()  # as a fork does
-    assert Database(config)._open() is not engine
+    assert database._open() is not engine
 
 
-def test_a_writer_holds_the_file_from_its_first_statement_and_a_reader_does_not(ledger: Path) -> None:
-    database = Database(LedgerConfig(location=f"sqlite:///{ledger}"))
+def test_a_writer_holds_the_file_from_its_first_statement_and_a_reader_does_not(database: Database) -> None:
     begun: list[str] = []
     engine = database._open()
     event.listen(engine, "before_cursor_execute", lambda _c, _cursor, statement, *_: begun.append(statement))
@@ -119,8 +140,7 @@ def test_a_writer_holds_the_file_from_its_first_statement_and_a_reader_does_not(
     assert database._open() is engine
 
 
-def test_a_statement_that_fails_shows_no_values(ledger: Path) -> None:
-    database = Database(LedgerConfig(location=f"sqlite:///{ledger}"))
+def test_a_statement_that_fails_shows_no_values(database: Database) -> None:
     with pytest.raises(errors.SeedanceLedgerError) as caught, database.transaction() as connection:
         connection.exec_driver_sql("SELECT ? FROM missing", ("a secret prompt",))
     assert caught.value.message.endswith(f"failed: no such table: missing{AFTER}")
@@ -134,8 +154,6 @@ def test_a_statement_that_fails_shows_no_values(ledger: Path) -> None:
 def test_a_process_does_not_wait_for_ever(address: str, timeout: dict[str, int]) -> None:
     pytest.importorskip("psycopg2")
     engine = module._engine(make_url(address), -1)
-    assert module._engine(make_url(address), -1) is engine
-    assert module._engine(make_url(address), -2) is not engine  # of a forked process
     given: dict[str, Any] = {}
 
     def connect(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> Any:

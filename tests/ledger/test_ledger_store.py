@@ -159,30 +159,6 @@ def test_what_a_deferral_carried_does_not_replace_what_the_ledger_knows_since(
     assert store.records() == {"a.0": known or carried}
 
 
-@pytest.mark.parametrize(
-    ("location", "message"),
-    [
-        ("sqlite:////nowhere/at/all/ledger.db", "does not exist"),
-        ("sqlite:///ledger.db", "absolute path"),
-        ("postgresql://u:secret@h/db", "id of a connection"),
-        ("no_such_connection", "no_such_connection"),
-        ("http_connection", "'http'"),
-        ("postgres_connection", r"pip install 'airflow-provider-seedance\[postgres\]'|could|refused"),
-    ],
-)
-def test_a_ledger_that_cannot_be_used_is_not_empty(
-    location: str, message: str, open_ledger: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", location)
-    monkeypatch.setenv("AIRFLOW_CONN_HTTP_CONNECTION", "http://example.com")
-    monkeypatch.setenv("AIRFLOW_CONN_POSTGRES_CONNECTION", "postgres://u:secret@127.0.0.1:1/db")
-    with pytest.raises(errors.SeedanceLedgerError, match=message) as caught:
-        open_ledger().read(GENERATION_KEY)
-    assert "[seedance] ledger" in caught.value.message
-    assert "secret" not in caught.value.message
-    assert caught.value.retry_helps
-
-
 def test_a_ledger_of_a_newer_release_is_refused(open_ledger: Open, reopen: Callable[[], None]) -> None:
     store = open_ledger()
     store.load()

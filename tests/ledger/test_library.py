@@ -12,7 +12,6 @@ from sqlalchemy.sql.visitors import iterate
 
 from airflow_provider_seedance.generations import utc_now
 from airflow_provider_seedance.ledger import record_stored_files
-from airflow_provider_seedance.ledger.configuration import read_config
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import LedgerEntry
 from airflow_provider_seedance.ledger.library import Search, dag_ids, find_renders, stored_file
@@ -22,19 +21,23 @@ from airflow_provider_seedance.submission.store import GENERATION_KEY
 
 from .record_samples import DETAILS, submitted
 from .record_samples import same_intent as intent
-from .rows import NOON, add, generation, row, uncertain
+from .rows import NOON, add, configured, generation, row, uncertain
 
 
 @pytest.fixture
 def database(any_ledger: Any) -> Database:
-    config = read_config()
-    assert config is not None
-    return Database(config)
+    return configured()
 
 
-def found(database: Database, text: str = "", *, dags: Any = ("ads",), **search: Any) -> list[int]:
+def renders(database: Database, text: str = "", *, dags: Any = ("ads",), **search: Any) -> dict[int, Any]:
+    """Return the renders that a search finds, by their map index."""
+    page = {name: search.pop(name) for name in ("limit", "offset") if name in search}
     chosen = Search(namespace="default", dag_ids=dags, text=text, **search)
-    return [render["map_index"] for render in find_renders(database, chosen, limit=10)]
+    return {one["map_index"]: one for one in find_renders(database, chosen, **{"limit": 10, **page})}
+
+
+def found(database: Database, text: str = "", **search: Any) -> list[int]:
+    return list(renders(database, text, **search))
 
 
 def test_words_of_the_prompt(database: Database) -> None:
@@ -105,15 +108,10 @@ def test_prompts_that_are_not_in_the_index(database: Database, texts: dict[str, 
     times = [NOON + timedelta(seconds=number) for number in range(30)]
     rows = [row(n, prompt=f"{words} Über{n % 3}", created_at=times[n], **texts) for n in range(30)]
     add(database, [*rows, row(30, prompt="über1"), row(31, prompt=words, dag_id="films", **texts)])
-    search = Search(namespace="default", dag_ids=("ads",), text="ÜBER1 g-28")
-    assert [render["map_index"] for render in find_renders(database, search, limit=2)] == [28]
-    search = Search(namespace="default", dag_ids=("ads",), text="ÜBER1")
-    shown = [
-        render["map_index"]
-        for start in range(0, 15, 3)
-        for render in find_renders(database, search, limit=3, offset=start)
-    ]
-    assert shown == [*range(28, 0, -3), 30]
+    assert found(database, "ÜBER1 g-28", limit=2) == [28]
+    pages = [number for at in range(0, 15, 3) for number in found(database, "ÜBER1", limit=3, offset=at)]
+    assert pages == [*range(28, 0, -3), 30]
+    assert found(database, limit=2, offset=1) == [28, 27]
     assert found(database, "word399 über4") == []
     assert found(database, "word399", dags=("films",)) == [31]
 
@@ -164,13 +162,6 @@ def test_the_progress_of_a_render_does_not_change_the_index_of_searches() -> Non
     assert {name for name, value in written[0].items() if value} == {"search_model"}
 
 
-def test_pages(database: Database) -> None:
-    add(database, [row(number, created_at=NOON + timedelta(seconds=number)) for number in range(5)])
-    search = Search(namespace="default", dag_ids=("ads",))
-    shown = find_renders(database, search, limit=2, offset=1)
-    assert [render["map_index"] for render in shown] == [3, 2]
-
-
 def test_uncertain_submissions(database: Database) -> None:
     now = utc_now()
     add(
@@ -187,23 +178,14 @@ def test_uncertain_submissions(database: Database) -> None:
     )
     assert sorted(found(database, uncertain=True)) == [1, 2]
     assert found(database, uncertain=True, run_id="other") == [2]
-    renders = find_renders(database, Search(namespace="default", dag_ids=("ads",)), limit=10)
-    assert {render["map_index"]: render["state"] for render in renders} == {
-        0: "succeeded",
-        1: "uncertain",
-        2: "uncertain",
-        3: "queued",
-        5: "running",
-    }
+    states = {0: "succeeded", 1: "uncertain", 2: "uncertain", 3: "queued", 5: "running"}
+    assert {number: render["state"] for number, render in renders(database).items()} == states
 
 
 def test_links_that_were_signed_are_not_shown(database: Database) -> None:
     add(database, [row(0), row(1, record={"sealed_result": "…"})])
-    renders = find_renders(database, Search(namespace="default", dag_ids=("ads",)), limit=10)
-    assert {render["map_index"]: render["urls"] for render in renders} == {
-        0: ["https://media.example/0.mp4"],
-        1: [],
-    }
+    shown = {number: render["urls"] for number, render in renders(database).items()}
+    assert shown == {0: ["https://media.example/0.mp4"], 1: []}
 
 
 def test_the_transfer_records_where_files_are(database: Database) -> None:
@@ -218,56 +200,36 @@ def test_the_transfer_records_where_files_are(database: Database) -> None:
     assert stored_file(database, "default", "films", "g-0", 0) is None
     assert stored_file(database, "default", "ads", "g-9", 0) is None
     assert stored_file(database, "other", "ads", "g-0", 0) is None
-    renders = find_renders(database, Search(namespace="default", dag_ids=("ads",)), limit=10)
-    assert {render["map_index"]: render["stored_files"] for render in renders} == {
-        0: ["s3://b/a.mp4", "s3://b/b.mp4"],
-        1: ["/x/1.mp4"],
-        2: [],
-    }
-
-
-def test_a_transfer_succeeds_without_the_ledger(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", "sqlite:////nowhere/ledger.db")
-    stored = {"paths": ["/x/1.mp4"], "sha256": ["3"], "generation_id": "g-1"}
-    record_stored_files([generation("g-1")], stored, None)
-    assert "does not know where these files are stored" in caplog.text
+    shown = {number: render["stored_files"] for number, render in renders(database).items()}
+    assert shown == {0: ["s3://b/a.mp4", "s3://b/b.mp4"], 1: ["/x/1.mp4"], 2: []}
 
 
 def test_a_shown_render(database: Database) -> None:
-    moments = {
-        name: NOON + timedelta(seconds=second) for second, name in enumerate(("created_at", "intended_at"), 1)
-    }
+    times = {"created_at": NOON + timedelta(seconds=1), "intended_at": NOON + timedelta(seconds=2)}
     failure = {"failure": {"kind": "failed", "error": "GPU on fire"}}
     result = {"urls": ["https://media.example/1.mp4"], "expires_at": "2026-03-11T12:00:00+00:00"}
     add(
         database,
         [
-            row(0, **moments, result=result, item_key="heron"),
-            row(1, **moments, submitted_at=None, ended_at=None, result=None, record=None),
-            row(2, created_at=NOON, intended_at=None, submitted_at=None, status=None, record=failure),
+            row(0, **times, result=result, item_key="heron"),
+            row(1, **times, submitted_at=None, ended_at=None, result=None, record=None),
+            row(2, intended_at=None, submitted_at=None, status=None, record=failure),
         ],
     )
-    first, second, third = find_renders(database, Search(namespace="default", dag_ids=("ads",)), limit=10)
-    if first["map_index"]:
-        first, second = second, first
-    names = ("key", "state", "error", "started_at", "ended_at", "urls", "expires_at", "stored_files")
-    day = "2026-03-10T12:00:0"
-    assert [tuple(render[name] for name in names) for render in (first, second, third)] == [
-        (
-            "heron",
-            "succeeded",
-            None,
-            f"{day}0+00:00",
-            f"{day}0+00:00",
-            result["urls"],
-            result["expires_at"],
-            [],
-        ),
-        (None, "succeeded", None, f"{day}2+00:00", None, [], None, []),
-        (None, "failed", "GPU on fire", f"{day}0+00:00", f"{day}0+00:00", [], None, []),
-    ]
+    noon, later = "2026-03-10T12:00:00+00:00", "2026-03-10T12:00:02+00:00"
+    expected = {
+        "key": ("heron", None, None),
+        "state": ("succeeded", "succeeded", "failed"),
+        "error": (None, None, "GPU on fire"),
+        "started_at": (noon, later, noon),
+        "ended_at": (noon, None, noon),
+        "urls": (result["urls"], [], []),
+        "expires_at": (result["expires_at"], None, None),
+        "stored_files": ([], [], []),
+    }
+    shown = renders(database)
+    assert {name: tuple(shown[number][name] for number in range(3)) for name in expected} == expected
+    first = shown[0]
     assert (first["prompt"], first["model"], first["credits"]) == ("A heron, 0", "seedance-1-5-pro", 12)
 
 
