@@ -21,14 +21,9 @@ Connect = Callable[..., None]
 
 
 class Twin:
-    """Calls a method of the hook, or its asynchronous twin."""
-
-    def __init__(self, asynchronous: bool) -> None:
-        self.asynchronous = asynchronous
+    """The asynchronous twins of the methods of the hook, called as these are."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        if not self.asynchronous:
-            return getattr(SeedanceHook(), name)  # type: ignore[no-any-return]
         twin = getattr(SeedanceHook(), "await_generation" if name == "wait" else f"a{name}")
         return lambda *arguments, **more: on_loop(twin(*arguments, **more))
 
@@ -38,20 +33,22 @@ def api() -> str:
     return "ark"
 
 
-@pytest.fixture(params=[False, True], ids=["sync", "async"])
-def hook(connect: Connect, api: str, request: pytest.FixtureRequest) -> Twin:
+@pytest.fixture(params=[SeedanceHook, Twin])
+def hook(connect: Connect, api: str, request: pytest.FixtureRequest) -> Any:
     connect(api)
-    return Twin(request.param)
+    return request.param()
 
 
 #: Each service, with the hook or its asynchronous twin in turn.
 EACH_API = pytest.mark.parametrize(
-    ("api", "hook"), [*zip(ALL_APIS, [False, True] * 4, strict=True), ("ark", False)], indirect=["hook"]
+    ("api", "hook"),
+    [*zip(ALL_APIS, [SeedanceHook, Twin] * 4, strict=True), ("ark", SeedanceHook)],
+    indirect=["hook"],
 )
 
 
 @pytest.fixture
-def submitted(services: SeedanceEmulator, hook: Twin) -> str:
+def submitted(services: SeedanceEmulator, hook: Any) -> str:
     """Id of a generation that ends when the test says so."""
     services.hold()
     return str(hook.submit(video(PROMPT)).generation_id)
@@ -60,11 +57,22 @@ def submitted(services: SeedanceEmulator, hook: Twin) -> str:
 # ---------------------------------------------------------------------- test_connection
 
 
+def source(services: SeedanceEmulator, api: str) -> str:
+    """Return how messages begin that are about the connection to a service."""
+    return f"Connection 'seedance_default' ({api}, {services.base_url(api)})"
+
+
+def answer(worked: bool, conn_id: str = "seedance_default") -> str:
+    """Test a connection, which works or not; return what Airflow shows."""
+    works, says = SeedanceHook(conn_id).test_connection()
+    assert works is worked, says
+    return says
+
+
 @pytest.mark.parametrize("api", ALL_APIS)
 def test_a_good_connection(services: SeedanceEmulator, connect: Connect, api: str) -> None:
     connect(api)
-    worked, says = SeedanceHook().test_connection()
-    assert worked
+    says = answer(True)
     assert "accepts the API key" in says
     assert ("Keep task state and resume" in says) is AIRFLOW_V_3_4_PLUS
     assert [request.method for request in services.ledger.requests] == ["GET"]
@@ -75,8 +83,7 @@ def test_a_good_connection_with_a_misspelt_key(connect: Connect, caplog: pytest.
     connect("ark", modle="x")
     _ = SeedanceHook().settings
     assert "'modle'" in caplog.text
-    worked, says = SeedanceHook().test_connection()
-    assert worked
+    says = answer(True)
     assert "Did you mean 'model'?" in says
     assert says.count("Connection 'seedance_default' (ark, http://") == 1
 
@@ -87,9 +94,8 @@ def test_a_wrong_key(
 ) -> None:
     fields = {**services.connection(api), "password": "sk-wrong-key-000"}
     monkeypatch.setenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", json.dumps(fields))
-    worked, says = SeedanceHook().test_connection()
-    assert not worked
-    assert says.startswith(f"Connection 'seedance_default' ({api}, {services.base_url(api)}) answered 401: ")
+    says = answer(False)
+    assert says.startswith(f"{source(services, api)} answered 401: ")
     assert "This request costs nothing. Check the password of the connection" in says
     assert "sk-wrong-key-000" not in says
     assert services.ledger.submissions == []
@@ -99,15 +105,14 @@ def test_a_wrong_key(
 def test_a_service_that_cannot_be_reached(services: SeedanceEmulator, connect: Connect, api: str) -> None:
     connect(api)
     services.stop()
-    worked, says = SeedanceHook().test_connection()
-    assert not worked
-    source = f"Connection 'seedance_default' ({api}, {services.base_url(api)})"
-    assert says.startswith(f"{source}: the request failed: ")
+    failed = f"{source(services, api)}: the request failed: "
+    says = answer(False)
+    assert says.startswith(failed)
     assert "This request costs nothing. Check the host and the proxy of the connection" in says
     assert SECRET not in says
     with pytest.raises(errors.SeedanceConnectionError) as caught:
         SeedanceHook().submit(video(PROMPT))
-    assert caught.value.message.startswith(f"{source}: the request failed: ")
+    assert caught.value.message.startswith(failed)
     assert "Nothing was sent, nothing is billed. Check the host" in caught.value.message
 
 
@@ -124,35 +129,27 @@ def test_a_refusal_says_what_was_billed_and_what_to_do(
     services.fault("refuse", status=status)
     with pytest.raises(errors.SeedanceError) as caught:
         SeedanceHook().submit(video(PROMPT))
-    message = caught.value.message
-    assert message.startswith(
-        f"Connection 'seedance_default' ({api}, {services.base_url(api)}) answered {status}"
-    )
-    assert f". Nothing was billed. {step}" in message
+    assert caught.value.message.startswith(f"{source(services, api)} answered {status}")
+    assert f". Nothing was billed. {step}" in caught.value.message
 
 
 def test_a_malformed_or_missing_connection_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", '{"conn_type": "seedance", "extra": {"api": "ark"}}')
-    worked, says = SeedanceHook().test_connection()
-    assert not worked
     url = "https://ark.ap-southeast.bytepluses.com/api/v3"
-    assert says.startswith(f"Connection 'seedance_default' (ark, {url}): it has no API key")
-    worked, says = SeedanceHook("nowhere").test_connection()
-    assert not worked
-    assert "nowhere" in says
+    assert answer(False).startswith(f"Connection 'seedance_default' (ark, {url}): it has no API key")
+    assert "nowhere" in answer(False, "nowhere")
 
 
-def test_a_connection_on_an_event_loop(services: SeedanceEmulator, connect: Connect) -> None:
+def test_a_connection_on_an_event_loop(connect: Connect) -> None:
     connect("ark")
-    settings = on_loop(look_up_settings("seedance_default"))
-    assert settings == SeedanceHook().settings
+    assert on_loop(look_up_settings("seedance_default")) == SeedanceHook().settings
 
 
 # ---------------------------------------------------------------------- the life of a generation
 
 
 @EACH_API
-def test_from_submission_to_output(services: SeedanceEmulator, hook: Twin) -> None:
+def test_from_submission_to_output(services: SeedanceEmulator, hook: Any) -> None:
     services.hold()
     generation = hook.submit(video(PROMPT))
     assert generation.generation_id == services.ledger.submissions[0].generation_id
@@ -167,21 +164,21 @@ def test_from_submission_to_output(services: SeedanceEmulator, hook: Twin) -> No
 
 
 @pytest.mark.parametrize("api", ["ark", "seedance2api"])
-def test_images(services: SeedanceEmulator, hook: Twin) -> None:
+def test_images(services: SeedanceEmulator, hook: Any) -> None:
     generation = hook.submit(image(PROMPT))
     assert generation.status is GenerationStatus.SUCCEEDED
     assert (generation.media, len(generation.urls)) == ("image", 1)
 
 
 @EACH_API
-def test_a_request_the_service_does_not_take(services: SeedanceEmulator, hook: Twin) -> None:
+def test_a_request_the_service_does_not_take(services: SeedanceEmulator, hook: Any) -> None:
     with pytest.raises(errors.SeedanceRequestError):
         hook.submit(video(PROMPT, duration=1000))
     assert services.ledger.requests == []
 
 
 @pytest.mark.parametrize("api", ["runbase"])
-def test_a_lost_reply_is_never_repeated(services: SeedanceEmulator, hook: Twin) -> None:
+def test_a_lost_reply_is_never_repeated(services: SeedanceEmulator, hook: Any) -> None:
     services.fault("drop_reply")
     with pytest.raises(errors.SeedanceUncertainSubmitError) as caught:
         hook.submit(video(PROMPT))
@@ -190,7 +187,7 @@ def test_a_lost_reply_is_never_repeated(services: SeedanceEmulator, hook: Twin) 
 
 
 @EACH_API
-def test_an_unknown_generation(services: SeedanceEmulator, hook: Twin) -> None:
+def test_an_unknown_generation(services: SeedanceEmulator, hook: Any) -> None:
     with pytest.raises(errors.SeedanceNotFoundError):
         hook.get_generation("no-such")
     with pytest.raises(errors.SeedanceNotFoundError, match="does not know generation no-such"):
@@ -198,7 +195,7 @@ def test_an_unknown_generation(services: SeedanceEmulator, hook: Twin) -> None:
 
 
 @EACH_API
-def test_waiting_for_a_failure(services: SeedanceEmulator, hook: Twin, submitted: str) -> None:
+def test_waiting_for_a_failure(services: SeedanceEmulator, hook: Any, submitted: str) -> None:
     code = "OutputVideoSensitiveContentDetected"
     services.fail(submitted, f"not today {code}", code=code)
     with pytest.raises(errors.SeedanceModerationError, match="not today") as caught:
@@ -206,14 +203,14 @@ def test_waiting_for_a_failure(services: SeedanceEmulator, hook: Twin, submitted
     assert submitted in caught.value.message
 
 
-def test_waiting_for_what_was_cancelled(services: SeedanceEmulator, hook: Twin, submitted: str) -> None:
+def test_waiting_for_what_was_cancelled(services: SeedanceEmulator, hook: Any, submitted: str) -> None:
     services.cancel_remote(submitted)
     with pytest.raises(errors.SeedanceGenerationCancelledError, match="by a person"):
         hook.wait(submitted, 10, poll_interval=0.01)
 
 
 @pytest.mark.parametrize("readable", [True, False])
-def test_a_wait_times_out(services: SeedanceEmulator, hook: Twin, submitted: str, readable: bool) -> None:
+def test_a_wait_times_out(services: SeedanceEmulator, hook: Any, submitted: str, readable: bool) -> None:
     if not readable:
         services.fault("gateway_error", on="status", times=None)
     with pytest.raises(errors.SeedanceTimeoutError) as caught:
@@ -224,24 +221,18 @@ def test_a_wait_times_out(services: SeedanceEmulator, hook: Twin, submitted: str
 
 
 @pytest.mark.parametrize("api", ["runbase"])
-def test_failed_readings_do_not_end_a_wait(services: SeedanceEmulator, hook: Twin) -> None:
+def test_failed_readings_do_not_end_a_wait(services: SeedanceEmulator, hook: Any) -> None:
     generation_id = hook.submit(video(PROMPT)).generation_id
     fault = services.fault("refuse", on="status", status=500, times=4)
     assert hook.wait(generation_id, 10, poll_interval=0.01).url
     assert fault.used == 4
 
 
-# ---------------------------------------------------------------------- cancelling
-
-
-def test_cancelling_what_is_queued(services: SeedanceEmulator, hook: Twin, submitted: str) -> None:
+def test_cancelling_what_is_queued(services: SeedanceEmulator, hook: Any, submitted: str) -> None:
     done = hook.cancel(submitted)
     assert done.cancelled
     assert "not billed" in done.reason
     assert services.ledger.submissions[0].billed == 0
-
-
-# ---------------------------------------------------------------------- estimating
 
 
 def test_an_estimate(services: SeedanceEmulator, connect: Connect) -> None:
