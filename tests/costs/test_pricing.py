@@ -58,19 +58,30 @@ def test_a_rule_that_matches_comes_before_the_published_price(
     assert (found.credits, found.cost_usd) == expected
 
 
-def test_reported_credits_are_converted_by_the_rate_of_the_connection() -> None:
-    defaults = ResultDefaults(credits=28, cost_usd=0.112, usd_per_credit=0.004).as_dict()
+PUBLISHED_DEFAULTS = {"credits": 28, "cost_usd": 0.14, "model": "m"}
+BY_CREDITS = ResultDefaults(credits=28, cost_usd=0.112, usd_per_credit=0.004).as_dict()
+BY_TOKENS = {"cost_usd": 5.0, "usd_per_million_tokens": 10.0}
+TOKENS = {"output_tokens": 108_900}
+
+
+@pytest.mark.parametrize(
+    ("status", "reported", "defaults", "credits", "usd"),
+    [
+        ("succeeded", {}, PUBLISHED_DEFAULTS, 28, 0.14),
+        ("succeeded", {"credits": 30}, BY_CREDITS, 30, 0.12),
+        # A generation that failed costs what the service reports, and its tokens by their price.
+        ("failed", {}, PUBLISHED_DEFAULTS, None, None),
+        ("failed", {"usage": TOKENS}, BY_TOKENS, None, 1.089),
+        ("failed", {"usage": TOKENS, "cost_usd": 0.5}, BY_TOKENS, None, 0.5),
+    ],
+)
+def test_the_cost_of_a_generation_that_has_ended(
+    status: str, reported: dict[str, Any], defaults: dict[str, Any], credits: float | None, usd: float | None
+) -> None:
     ended = Generation(
-        generation_id="g", api="a", media="video", status=GenerationStatus.SUCCEEDED, credits=30
-    )
-    assert ended.with_defaults(defaults).cost_usd == 0.12
-
-
-def test_a_failed_generation_costs_what_the_service_reports() -> None:
-    defaults = ResultDefaults(credits=28, cost_usd=0.14, model="m").as_dict()
-    failed = Generation(generation_id="g", api="a", media="video", status=GenerationStatus.FAILED)
-    found = failed.with_defaults(defaults)
-    assert (found.credits, found.cost_usd, found.model) == (None, None, "m")
+        generation_id="g", api="a", media="video", status=GenerationStatus(status), **reported
+    ).with_defaults(defaults)
+    assert (ended.credits, ended.cost_usd, ended.model) == (credits, usd, defaults.get("model"))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG, task
+from operators.generation_task import Connect
 from support import PROMPT, Store, deferral, make_context
 from versions import DagSerialization
 
@@ -15,8 +16,6 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.decorators.seedance import seedance_video_task
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoOperator
-
-Connect = Callable[..., None]
 
 
 def operator(function: Callable[..., Any], **arguments: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from helpers import ALL_APIS, image, video
+from operators.generation_task import Connect
 from support import PROMPT, SECRET, on_loop
 
 from airflow_provider_seedance import exceptions as errors
@@ -16,8 +17,6 @@ from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import GenerationStatus
 from airflow_provider_seedance.hooks.seedance import SeedanceHook, look_up_settings
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_4_PLUS
-
-Connect = Callable[..., None]
 
 
 class Twin:
