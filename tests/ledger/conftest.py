@@ -1,10 +1,11 @@
-"""Ledgers of the tests on PostgreSQL and MySQL, where they are installed."""
+"""Ledgers of the tests, on PostgreSQL and MySQL where they are installed, and tasks on them."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,13 +15,19 @@ import pytest
 from operators.batch_runner import Batch
 from support import Store, TaskInstance, make_context
 
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.costs.budgets import Budget
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.generations import utc_now
 from airflow_provider_seedance.ledger import database as connections
 from airflow_provider_seedance.ledger import ledger_store, open_store
 from airflow_provider_seedance.ledger.configuration import local_now
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.tables import VERSION_TABLE, metadata
+from airflow_provider_seedance.submission import records as rec
+from airflow_provider_seedance.submission.store import GENERATION_KEY, SubmissionDetails
 
+from . import record_samples as samples
 from .discarding_task import DiscardingTask
 from .rows import configured
 
@@ -28,6 +35,7 @@ from .rows import configured
 DISTRIBUTED = Path(__file__).parents[1] / "distributed"
 
 Open = Callable[..., Any]
+Batches = Callable[[int], Batch]
 
 #: Whether these tests run once for each mutant: then no server is started.
 MANY_RUNS = os.environ.get("HYPOTHESIS_PROFILE") == "mutation"
@@ -131,7 +139,7 @@ def task(services: SeedanceEmulator, connected: None) -> DiscardingTask:
 
 
 @pytest.fixture
-def batch(services: SeedanceEmulator, connect: Callable[..., None]) -> Callable[[int], Batch]:
+def batch(services: SeedanceEmulator, connect: Callable[..., None]) -> Batches:
     """Make batch tasks by their map index."""
 
     def new(number: int) -> Batch:
@@ -147,3 +155,31 @@ def same_period(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no budget renew during a test, such as one that runs at midnight."""
     now = local_now()
     monkeypatch.setattr(ledger_store, "local_now", lambda: now)
+
+
+def admitted_at_once(
+    count: int, details_of: Callable[[rec.Record], SubmissionDetails], *, credits: float = 14
+) -> int:
+    """Return how many of these tasks, which begin together, may submit."""
+    open_store(make_context(None)).load()  # the tables
+
+    def submit(number: int) -> bool:
+        intent = samples.intent(f"{number}", credits=credits)
+        intent = rec.replace(intent, conn_id="c", intended_at=utc_now())
+        store = open_store(make_context(None, TaskInstance(map_index=number)))
+        try:
+            record = store.write_intent(GENERATION_KEY, intent, details_of(intent))
+        except (errors.SeedanceBudgetError, errors.SeedanceRateLimitError):
+            return False
+        if admitted := record is not None and record.state is rec.RecordState.INTENT:
+            store.write(GENERATION_KEY, rec.with_id(record, f"g{number}"))
+        return admitted
+
+    with ThreadPoolExecutor(count) as threads:
+        return sum(threads.map(submit, range(count)))
+
+
+def admitted_by_budget(count: int, *, price: float, limit: float) -> int:
+    """Return how many of these tasks a budget admits."""
+    details = SubmissionDetails(prompt="a", budgets=(Budget(unit="credits", limit=limit, per="day"),))
+    return admitted_at_once(count, lambda _: details, credits=price)

@@ -1,21 +1,49 @@
-"""A task on the ledger whose task state is discarded before every entry."""
+"""Tasks on the ledger whose task state is discarded before every entry."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from airflow.providers.common.compat.sdk import TaskDeferred
 from operators.generation_task import fire, make
 from support import Store, TaskInstance, deferral, make_context
 
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 
 
-class DiscardingTask:
+class LedgerTask:
     """A task instance whose task state is discarded before every entry."""
 
+    def __init__(self, number: int = -1, **arguments: Any) -> None:
+        self.ti = TaskInstance(map_index=number)
+        self.arguments = {"poll_interval": 0.01, **arguments}
+
+    @property
+    def context(self) -> Any:
+        return make_context(Store(), self.ti)
+
+    def run(self, **arguments: Any) -> Any:
+        return make(**{"deferrable": False, **self.arguments, **arguments}).execute(self.context)
+
+    def defer(self, **arguments: Any) -> TaskDeferred:
+        """Execute until the task defers."""
+        operator = make(**{**self.arguments, **arguments})
+        self.deferred = deferral(lambda: operator.execute(self.context))
+        return self.deferred
+
+    def resume(self, **arguments: Any) -> Any:
+        """Resume with the event of the trigger."""
+        kwargs = {**(self.deferred.kwargs or {}), "event": fire(self.deferred.trigger)}
+        operator = make(**{"deferrable": False, **self.arguments, **arguments})
+        return operator.resume_execution(self.deferred.method_name, kwargs, self.context)
+
+
+class DiscardingTask(LedgerTask):
+    """The only task of its Dag run, with the id of its task instance."""
+
     def __init__(self, emulator: SeedanceEmulator) -> None:
+        super().__init__()
         self.emulator = emulator
-        self.ti = TaskInstance()
         self.next_id = 0
         self.new_try()
 
@@ -37,19 +65,7 @@ class DiscardingTask:
         self.new_try()
 
     def execute(self, **arguments: Any) -> Any:
-        arguments = {"deferrable": False, "poll_interval": 0.01, **arguments}
-        return make(**arguments).execute(make_context(Store(), self.ti))
-
-    def defer(self, **arguments: Any) -> None:
-        """Execute until the task defers."""
-        self.operator = make(**{"poll_interval": 0.01, **arguments})
-        self.deferred = deferral(lambda: self.operator.execute(make_context(Store(), self.ti)))
-
-    def resume(self) -> Any:
-        """Resume with the event of the trigger."""
-        kwargs = {**self.deferred.kwargs, "event": fire(self.deferred.trigger)}
-        context = make_context(Store(), self.ti)
-        return self.operator.resume_execution(self.deferred.method_name, kwargs, context)
+        return self.run(**arguments)
 
     @property
     def posts(self) -> int:

@@ -15,62 +15,53 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+from support import TaskInstance, make_context
+
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.generations import Generation, GenerationStatus, VideoRequest, utc_now
+from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
 from airflow_provider_seedance.ledger import database, open_store
 from airflow_provider_seedance.ledger.account import Filter, list_submissions
-from airflow_provider_seedance.ledger.configuration import read_config
-from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.store import GENERATION_KEY, ReuseSearch, SubmissionDetails
+from ledger import record_samples as samples
+from ledger.rows import configured, generation
 
 #: Modules that SQLAlchemy and the ledger load for the first statement only.
 DRIVERS = ("psycopg2", "sqlalchemy.dialects.postgresql", "pymysql", "sqlalchemy.dialects.mysql")
 
 
 def store_of(worker: int, number: int) -> Any:
-    ti = SimpleNamespace(
-        dag_id="d", run_id=f"r{worker}", task_id="t", map_index=number, id=f"{worker}.{number}"
-    )
-    return open_store({"ti": ti})  # type: ignore[typeddict-item]
+    ti = TaskInstance(map_index=number)
+    ti.run_id = f"r{worker}"
+    return open_store(make_context(None, ti))
 
 
-def make_intent(worker: int, number: int) -> rec.Record:
-    fingerprint = rec.Fingerprint.of(VideoRequest(prompt="x"), api="ark", base_url="https://ark.example")
-    return rec.intent_record(
-        rec.Attempt(fingerprint=fingerprint, max_tries=1, try_number=1, ti_id=f"{worker}.{number}"),
-        utc_now(),
-        conn_id="c",
-        passed_over={},
-        correlates=False,
-        result_defaults={"credits": 14},
-        end_from_trigger=False,
-    )
+def make_intent() -> rec.Record:
+    return rec.replace(samples.intent(credits=14), intended_at=utc_now())
 
 
-def generation(generation_id: str, status: str) -> Generation:
-    return Generation(generation_id=generation_id, api="ark", media="video", status=GenerationStatus(status))
+def in_state(generation_id: str, status: str) -> Generation:
+    return replace(generation(generation_id), status=GenerationStatus(status))
 
 
 def submit(worker: int, number: int) -> None:
     """Record one submission as a worker does."""
-    store, intent = store_of(worker, number), make_intent(worker, number)
+    store, intent = store_of(worker, number), make_intent()
     assert store.read(GENERATION_KEY) is None
     store.write_intent(GENERATION_KEY, intent, SubmissionDetails(prompt=f"{worker} {number}"))
-    running = generation(f"{worker}-{number}", "running")
-    store.write(GENERATION_KEY, rec.as_submitted(intent, running, utc_now(), synchronous=False))
+    store.write(GENERATION_KEY, rec.with_id(intent, f"{worker}-{number}"))
 
 
-def write_intent(store: Any, worker: int, number: int, unusable_ids: frozenset[str]) -> rec.Record:
+def write_intent(store: Any, number: int, unusable_ids: frozenset[str]) -> rec.Record:
     """Write an intent; wait while another process submits."""
     key = f"key {number}"
     while True:
-        intent = make_intent(worker, number)
+        intent = make_intent()
         search = ReuseSearch(scope="any", intents={key: intent}, unusable_ids=unusable_ids)
         details = SubmissionDetails(prompt="x", reuse=search, reuse_key=key)
         try:
@@ -81,10 +72,8 @@ def write_intent(store: Any, worker: int, number: int, unusable_ids: frozenset[s
 
 def end_of(generation_id: str) -> str:
     """Wait for the end of a generation that another process has submitted."""
-    config = read_config()
-    assert config is not None
     while True:
-        rows = list_submissions(Database(config), Filter(text=generation_id, state="ended"))
+        rows = list_submissions(configured(), Filter(text=generation_id, state="ended"))
         if found := [row["status"] for row in rows if row["generation_id"] == generation_id]:
             return str(found[0])
         time.sleep(0.2)
@@ -98,14 +87,14 @@ def deliver(worker: int, number: int, posts: Path) -> None:
     """
     store, unusable_ids = store_of(worker, number), frozenset[str]()
     while True:
-        record = write_intent(store, worker, number, unusable_ids)
+        record = write_intent(store, number, unusable_ids)
         if record.reused_from:
             generation_id = str(record.generation_id)
             if (status := end_of(generation_id)) == "failed":
                 store.write(GENERATION_KEY, rec.replace(record, state=rec.RecordState.NOT_SUBMITTED))
                 unusable_ids |= {generation_id}
                 continue
-            store.write(GENERATION_KEY, rec.as_ended(record, generation(generation_id, status), utc_now()))
+            store.write(GENERATION_KEY, rec.as_ended(record, in_state(generation_id, status), utc_now()))
             return
         # No other process writes here before the outcome is recorded.
         earlier = posts.read_text().count("\n") if posts.exists() else 0
@@ -116,11 +105,11 @@ def deliver(worker: int, number: int, posts: Path) -> None:
             store.write(GENERATION_KEY, rec.replace(record, state=rec.RecordState.NOT_SUBMITTED))
             continue
         generation_id = f"g{number}-{earlier}-"
-        record = rec.as_submitted(record, generation(generation_id, "running"), utc_now(), synchronous=False)
+        record = rec.with_id(record, generation_id)
         store.write(GENERATION_KEY, record)
         time.sleep(0.1)
         status = "failed" if number % 3 == 1 and not earlier else "succeeded"
-        store.write(GENERATION_KEY, rec.as_ended(record, generation(generation_id, status), utc_now()))
+        store.write(GENERATION_KEY, rec.as_ended(record, in_state(generation_id, status), utc_now()))
         return
 
 
@@ -129,11 +118,11 @@ def load_everything() -> None:
     for name in DRIVERS:
         with suppress(ImportError):
             import_module(name)
-    configured = os.environ["AIRFLOW__SEEDANCE__LEDGER"]
+    location = os.environ["AIRFLOW__SEEDANCE__LEDGER"]
     with tempfile.TemporaryDirectory() as directory:
         os.environ["AIRFLOW__SEEDANCE__LEDGER"] = f"sqlite:///{directory}/ledger.db"
         deliver(0, 2, Path(os.devnull))
-    os.environ["AIRFLOW__SEEDANCE__LEDGER"] = configured
+    os.environ["AIRFLOW__SEEDANCE__LEDGER"] = location
     database._opened.clear()
 
 

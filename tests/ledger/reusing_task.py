@@ -6,30 +6,20 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR
-from operators.generation_task import fire, make
-from support import Store, TaskInstance, deferral, make_context
+from operators.generation_task import make
+from support import deferral
 
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 
+from .discarding_task import LedgerTask
 
-class Task:
+
+class Task(LedgerTask):
     """A task instance that reuses."""
 
     def __init__(self, number: int = 1, dag_id: str = "dag", **arguments: Any) -> None:
-        self.ti = TaskInstance(map_index=number)
+        super().__init__(number, **{"reuse": "any", **arguments})
         self.ti.dag_id = dag_id
-        self.arguments = {"reuse": "any", "poll_interval": 0.01, **arguments}
-
-    @property
-    def context(self) -> Any:
-        return make_context(Store(), self.ti)
-
-    def run(self, **arguments: Any) -> Any:
-        return make(**{"deferrable": False, **self.arguments, **arguments}).execute(self.context)
-
-    def defer(self) -> TaskDeferred:
-        self.deferred = deferral(lambda: make(**self.arguments).execute(self.context))
-        return self.deferred
 
     def defer_again(self) -> TaskDeferred:
         """Resume without the wait of the trigger."""
@@ -37,11 +27,6 @@ class Task:
         kwargs = {**(deferred.kwargs or {}), "event": {}}
         self.deferred = deferral(lambda: op.resume_execution(deferred.method_name, kwargs, self.context))
         return self.deferred
-
-    def resume(self, **arguments: Any) -> Any:
-        kwargs = {**(self.deferred.kwargs or {}), "event": fire(self.deferred.trigger)}
-        op = make(**{"deferrable": False, **self.arguments, **arguments})
-        return op.resume_execution(self.deferred.method_name, kwargs, self.context)
 
     def break_trigger(self) -> Any:
         """Resume as Airflow does after a trigger that failed."""

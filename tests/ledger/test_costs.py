@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from observability.renders import PAID
-from operators.generation_task import make
+from operators.generation_task import Connect, make
 from support import PROMPT, Log, Store, make_context
 
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
@@ -23,8 +21,6 @@ from airflow_provider_seedance.operators.base import SeedanceOperator
 
 from .record_samples import ended
 from .rows import configured, recorded
-
-Connect = Callable[..., None]
 
 
 @pytest.mark.parametrize(
@@ -76,14 +72,6 @@ def test_the_cost_is_the_same_everywhere(
     pytest.importorskip("openlineage.client")
     facet = operator.get_openlineage_facets_on_complete(None).run_facets["seedance_generation"]
     assert (facet.credits, facet.costUsd, facet.outputTokens) == (credits, usd, tokens)
-
-
-def test_tokens_of_a_failed_render_are_billed_by_their_price() -> None:
-    failed = replace(PAID, status=GenerationStatus.FAILED, credits=None, cost_usd=None, urls=())
-    defaults = {"cost_usd": 5.0, "usd_per_million_tokens": 10.0}
-    assert failed.with_defaults(defaults).cost_usd == 1.089
-    assert replace(failed, usage=None).with_defaults(defaults).cost_usd is None
-    assert replace(failed, cost_usd=0.5).with_defaults(defaults).cost_usd == 0.5
 
 
 def test_a_failed_render_keeps_its_reported_cost_without_another_request() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,11 +19,10 @@ from airflow_provider_seedance.ledger.configuration import LedgerConfig
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.submission.store import GENERATION_KEY
 
+from .conftest import Open
 from .record_samples import DETAILS
 from .record_samples import same_intent as intent
 from .rows import recorded
-
-Open = Callable[..., Any]
 
 BEFORE = "The ledger ([seedance] ledger) cannot be used: "
 AFTER = ". It is not taken for an empty one."
@@ -37,10 +35,6 @@ def drivers(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     found = {"psycopg2", "psycopg", "MySQLdb", "pymysql"}
     monkeypatch.setattr(module, "find_spec", lambda name: name if name in found else None)
     return found
-
-
-def url_of(conn_type: str, **fields: Any) -> str:
-    return module._url_of(Connection(conn_id="c", conn_type=conn_type, **fields)).render_as_string(False)
 
 
 @pytest.mark.parametrize(
@@ -56,42 +50,30 @@ def test_the_address_of_a_server(drivers: set[str], conn_type: str, missing: str
     drivers.discard(missing)
     fields = {"login": "u", "password": "p", "host": "h", "port": 7, "schema": "db"}
     extra = json.dumps({"sslmode": "require", "number": 5})
-    assert url_of(conn_type, **fields, extra=extra) == f"{dialect}://u:p@h:7/db?sslmode=require"
+    url = module._url_of(Connection(conn_id="c", conn_type=conn_type, **fields, extra=extra))
+    assert url.render_as_string(hide_password=False) == f"{dialect}://u:p@h:7/db?sslmode=require"
 
 
 @pytest.mark.parametrize(
-    ("location", "connection", "why"),
+    ("location", "conn", "why"),
     [
-        ("sqlite:////no/l.db", {}, "the directory of /no/l.db does not exist"),
-        ("sqlite:///l.db", {}, NO_PATH),
-        ("team", {"conn_type": "sqlite"}, NO_PATH),
-        ("team", {"conn_type": "sqlite", "host": "l.db"}, NO_PATH),
-        ("postgresql://u:secret@h/db", {}, "it takes the id of a connection, or sqlite:////absolute/path.db"),
-        ("missing", {}, "the database of connection 'missing' failed: "),
-        ("team", {"conn_type": "http"}, "a connection of type 'http' is not PostgreSQL, MySQL or SQLite"),
-        (
-            "team",
-            {"conn_type": "mysql"},
-            "no driver is installed: pip install 'airflow-provider-seedance[mysql]'",
-        ),
-        (
-            "team",
-            {"conn_type": "postgres", "host": "127.0.0.1", "port": 1, "password": "secret"},
-            "the database of connection 'team' failed: ",
-        ),
+        ("sqlite:////no/l.db", "", "the directory of /no/l.db does not exist"),
+        ("sqlite:///l.db", "", NO_PATH),
+        ("team", "sqlite://", NO_PATH),
+        ("team", "sqlite://l.db", NO_PATH),
+        ("postgresql://u:secret@h/db", "", "it takes the id of a connection, or sqlite:////absolute/path.db"),
+        ("missing", "", "the database of connection 'missing' failed: "),
+        ("team", "http://h", "a connection of type 'http' is not PostgreSQL, MySQL or SQLite"),
+        ("team", "mysql://h", "no driver is installed: pip install 'airflow-provider-seedance[mysql]'"),
+        ("team", "postgres://u:secret@127.0.0.1:1/db", "the database of connection 'team' failed: "),
     ],
 )
 def test_a_ledger_that_cannot_be_used_is_not_empty(
-    drivers: set[str],
-    open_ledger: Open,
-    monkeypatch: pytest.MonkeyPatch,
-    location: str,
-    connection: dict[str, Any],
-    why: str,
+    drivers: set[str], open_ledger: Open, monkeypatch: pytest.MonkeyPatch, location: str, conn: str, why: str
 ) -> None:
     drivers -= {"MySQLdb", "pymysql"}
     monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", location)
-    monkeypatch.setenv("AIRFLOW_CONN_TEAM", json.dumps(connection))
+    monkeypatch.setenv("AIRFLOW_CONN_TEAM", conn)
     with pytest.raises(errors.SeedanceLedgerError) as caught:
         open_ledger().read(GENERATION_KEY)
     message = caught.value.message
@@ -173,9 +155,6 @@ def test_the_engine_of_a_server() -> None:
     assert (pool.timeout(), engine.hide_parameters) == (60, True)
     assert engine.get_execution_options() == {}
     assert SimpleNamespace(**engine.dialect.__dict__)._on_connect_isolation_level == "READ COMMITTED"
-
-
-# ---------------------------------------------------------------------- changes
 
 
 def test_another_connection_in_the_environment_is_another_database_at_once(

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from operators.batch_runner import Batch
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import read_time
 from airflow_provider_seedance.ledger import account
 from airflow_provider_seedance.polling import hub
 from airflow_provider_seedance.polling.duration_model import kind_of
 from airflow_provider_seedance.triggers.seedance import SeedanceBatchTrigger
 
+from .conftest import Batches
 from .discarding_task import DiscardingTask
 from .rows import NOON, add, configured, row
-
-Connect = Callable[..., None]
 
 ADDRESS = "https://ark.example"
 KIND, OTHER = kind_of("video", {"duration": 5}), kind_of("video", {"duration": 9})
@@ -65,9 +61,6 @@ def test_the_kind_of_a_render_that_is_not_known_costs_no_search(ledger: Path) ->
     assert "TEMP B-TREE" not in plan
 
 
-# ---------------------------------------------------------------------- tasks
-
-
 def taught(seconds: float = 240.0) -> None:
     """Let the renders of the ledger have taken some time, an hour ago."""
     with configured().transaction() as connection:
@@ -88,13 +81,14 @@ def test_a_trigger_and_a_worker_are_given_the_durations_of_earlier_renders(
     taught()
     caplog.clear()
     task.ti.map_index = 7
+    before = time.time()
     task.defer()
     _, kwargs = json.loads(json.dumps(task.deferred.trigger.serialize()))
     assert kwargs["durations"] == [240.0]
     assert "The render is expected to end at about 20" in caplog.text
     end = read_time(task.ti.pushed["seedance_ends_at"])
     assert end is not None
-    assert 150 < end.timestamp() - time.time() < 300
+    assert before + 150 < end.timestamp() < time.time() + 300
     taught_kinds: list[Any] = []
     monkeypatch.setattr(hub._durations, "teach", lambda kind, durations: taught_kinds.append(durations))
     task.ti.map_index = 8
@@ -114,18 +108,12 @@ def test_a_ledger_that_is_away_costs_no_render(
     assert task.resume()["status"] == "succeeded"
 
 
-def test_the_trigger_of_a_batch_is_given_those_of_each_kind(
-    services: SeedanceEmulator, connect: Connect, ledger: Path
-) -> None:
-    connect("seedanceapi-v1")
-    batch, other = Batch(services, connect), Batch(services, connect)
-    other.ti.map_index = 7
-    requests = [
-        {"prompt": name, "resolution": r} for name, r in zip("abc", ("480p", "720p", "480p"), strict=True)
-    ]
-    batch.run(requests)
+def test_the_trigger_of_a_batch_is_given_those_of_each_kind(connected: None, batch: Batches) -> None:
+    sizes = {"a": "480p", "b": "720p", "c": "480p"}
+    requests = [{"prompt": name, "resolution": size} for name, size in sizes.items()]
+    batch(1).run(requests)
     taught()
-    trigger = other.defer(requests).trigger
+    trigger = batch(2).defer(requests).trigger
     assert isinstance(trigger, SeedanceBatchTrigger)
     assert sorted(trigger.durations["seedance_default"].values()) == [[240.0], [240.0, 240.0]]
     assert [len(wait.durations) for _, wait in trigger.pending] == [2, 1, 2]

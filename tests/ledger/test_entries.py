@@ -24,9 +24,6 @@ def columns(record: rec.Record | None, result: Any = None) -> dict[str, Any]:
     return LedgerEntry("a.0", record=record, result=result).columns()
 
 
-# ---------------------------------------------------------------------- identity
-
-
 def test_the_identity_of_a_task_instance() -> None:
     ti: Any = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=3)
     found = TaskIdentity.of("n", {"ti": ti, "loop": SimpleNamespace(index=2)})

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from support import Store, TaskInstance
@@ -17,12 +16,11 @@ from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.store import GENERATION_KEY
 from airflow_provider_seedance.version_compat import COMMAND_WORDS
 
+from .conftest import Open
 from .record_samples import DETAILS, RECORDS, generation, later, submitted
 from .record_samples import same_ended as ended
 from .record_samples import same_intent as intent
 from .sent_statements import statements
-
-Open = Callable[..., Any]
 
 pytestmark = pytest.mark.usefixtures("ledger")
 

@@ -182,12 +182,6 @@ def test_uncertain_submissions(database: Database) -> None:
     assert {number: render["state"] for number, render in renders(database).items()} == states
 
 
-def test_links_that_were_signed_are_not_shown(database: Database) -> None:
-    add(database, [row(0), row(1, record={"sealed_result": "…"})])
-    shown = {number: render["urls"] for number, render in renders(database).items()}
-    assert shown == {0: ["https://media.example/0.mp4"], 1: []}
-
-
 def test_the_transfer_records_where_files_are(database: Database) -> None:
     add(database, [row(0), row(1), row(2, api="fal", generation_id="g-1")])
     single = {"paths": ["s3://b/a.mp4", "s3://b/b.mp4"], "sha256": ["1", "2"], "generation_id": "g-0"}
@@ -214,6 +208,7 @@ def test_a_shown_render(database: Database) -> None:
             row(0, **times, result=result, item_key="heron"),
             row(1, **times, submitted_at=None, ended_at=None, result=None, record=None),
             row(2, intended_at=None, submitted_at=None, status=None, record=failure),
+            row(3, record={"sealed_result": "…"}),
         ],
     )
     noon, later = "2026-03-10T12:00:00+00:00", "2026-03-10T12:00:02+00:00"
@@ -229,6 +224,7 @@ def test_a_shown_render(database: Database) -> None:
     }
     shown = renders(database)
     assert {name: tuple(shown[number][name] for number in range(3)) for name in expected} == expected
+    assert shown[3]["urls"] == []  # they are signed
     first = shown[0]
     assert (first["prompt"], first["model"], first["credits"]) == ("A heron, 0", "seedance-1-5-pro", 12)
 

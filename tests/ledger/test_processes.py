@@ -18,8 +18,8 @@ from airflow_provider_seedance.ledger import shared_state_changer
 from airflow_provider_seedance.polling import shared_quota
 from airflow_provider_seedance.polling.quota import POLICY
 
+from .conftest import admitted_by_budget
 from .rows import recorded
-from .submitters import admitted_at_once
 
 FORKED = Path(__file__).parent / "forked.py"
 
@@ -91,4 +91,4 @@ def test_processes_of_two_machines_share_a_quota(
 
 
 def test_two_hundred_submitters_use_up_a_budget_and_never_exceed_it(any_ledger: Any) -> None:
-    assert admitted_at_once(200, price=7, limit=1000) == 1000 // 7
+    assert admitted_by_budget(200, price=7, limit=1000) == 1000 // 7

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from operators.generation_task import make
+from operators.generation_task import Connect, make
 from support import Store, TaskInstance, deferral, make_context
 from versions import RESCHEDULING, needs
 
@@ -23,12 +22,9 @@ from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.store import SubmissionDetails
 
 from . import record_samples as samples
+from .conftest import admitted_by_budget
 from .rows import NOON, add, configured, row, uncertain
 from .sent_statements import statements
-from .submitters import admitted_at_once
-
-Connect = Callable[..., None]
-Open = Callable[..., Any]
 
 pytestmark = pytest.mark.usefixtures("ledger")
 
@@ -201,13 +197,10 @@ def test_a_batch_stops_at_the_budget(tasks: Tasks, batch: Any) -> None:
 
 def test_submitters_use_up_a_budget_and_never_exceed_it(any_ledger: Any) -> None:
     """The tests of processes have two hundred of them."""
-    assert admitted_at_once(20, price=7, limit=100) == 100 // 7
+    assert admitted_by_budget(20, price=7, limit=100) == 100 // 7
 
 
 # ---------------------------------------------------------------------- one transaction
-
-
-DAY_OF_30 = Budget(unit="credits", limit=30, per="day")
 
 
 def reserved(price: float | None, *budgets: Budget) -> list[reservations.BudgetUse]:
@@ -279,7 +272,7 @@ def test_a_render_without_a_price_is_refused(unit: Any, name: str) -> None:
 def test_a_warning_is_for_the_render_that_reaches_the_share(
     spent: float, in_flight: float, price: float | None, crossed: bool
 ) -> None:
-    use = reservations.BudgetUse(budget=DAY_OF_30, spent=spent, reserved=in_flight)
+    use = reservations.BudgetUse(budget=ads(30, "day"), spent=spent, reserved=in_flight)
     assert reservations.crossed(use, samples.intent(credits=price)) is crossed
 
 

@@ -90,10 +90,6 @@ def test_what_is_reused(changes: dict[str, Any], found: bool) -> None:
     assert bool(find([paid(**changes)])) is found
 
 
-def test_a_search_in_the_dag() -> None:
-    assert find([paid(0, dag_id="films"), paid(1, age=2 * OLD)], scope="dag").generation_id == "g-1"
-
-
 def test_another_task_that_submits_now() -> None:
     with pytest.raises(errors.SeedanceRateLimitError) as caught:
         find([paid(age=RECENT, **LOST)])

@@ -16,7 +16,7 @@ from transfers.server import MediaServer, Reply
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from airflow_provider_seedance.generations import Generation, VideoRequest, utc_now
+from airflow_provider_seedance.generations import Generation, VideoRequest
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.ledger import open_store, reusable, stored_copy
 from airflow_provider_seedance.ledger.account import Filter
@@ -26,11 +26,11 @@ from airflow_provider_seedance.operators.seedance import SeedreamGenerateImageOp
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.reuse import reuse_key
-from airflow_provider_seedance.submission.store import GENERATION_KEY, ReuseSearch, SubmissionDetails
+from airflow_provider_seedance.submission.store import ReuseSearch, SubmissionDetails
 from airflow_provider_seedance.submission.submitter import Submission
 from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger, SeedanceQuotaTrigger
 
-from . import record_samples as samples
+from .conftest import admitted_at_once
 from .reusing_task import Task, posts, waiting_pair
 from .rows import configured
 
@@ -167,23 +167,11 @@ def test_a_changed_request_leaves_the_reused_render(services: SeedanceEmulator) 
 
 
 def test_tasks_that_submit_at_the_same_moment_pay_once(any_ledger: Any) -> None:
-    open_store(make_context(None)).load()  # the tables
-
-    def submit(number: int) -> bool:
-        store = open_store(make_context(None, TaskInstance(map_index=number)))
-        intent = rec.replace(samples.intent(f"{number}", credits=14), intended_at=utc_now())
+    def details(intent: rec.Record) -> SubmissionDetails:
         search = ReuseSearch(scope="any", intents={"k": intent})
-        details = SubmissionDetails(prompt="x", reuse=search, reuse_key="k")
-        try:
-            record = store.write_intent(GENERATION_KEY, intent, details)
-        except errors.SeedanceRateLimitError:
-            return False
-        if paid := record.state is rec.RecordState.INTENT:
-            store.write(GENERATION_KEY, rec.with_id(record, f"g{number}"))
-        return paid
+        return SubmissionDetails(prompt="x", reuse=search, reuse_key="k")
 
-    with ThreadPoolExecutor(12) as threads:
-        assert sum(threads.map(submit, range(12))) == 1
+    assert admitted_at_once(12, details) == 1
 
 
 def test_workers_that_submit_at_the_same_moment_pay_once(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from unittest.mock import Mock
 
 import pytest
 from helpers import set_submission_timing
-from operators.batch_runner import Batch
 from operators.generation_task import CALLED, Connect
 from sqlalchemy import update
 from support import deferral
@@ -27,10 +25,9 @@ from airflow_provider_seedance.ledger.tables import submissions
 from airflow_provider_seedance.submission.submitter import Submission
 from airflow_provider_seedance.version_compat import TaskDeferralError
 
+from .conftest import Batches
 from .reusing_task import Task, posts, waiting_pair
 from .rows import configured, recorded
-
-Batches = Callable[[int], Batch]
 
 pytestmark = pytest.mark.usefixtures("connected", "same_period")
 
@@ -106,15 +103,6 @@ def test_a_limit_keeps_back_what_must_be_paid_for_and_not_what_is_reused(
     assert posts(services) == before
 
 
-def test_a_limit_does_not_end_a_batch_before_what_another_task_submits_is_reused(
-    services: SeedanceEmulator, batch: Batches, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    let_a_worker_die(monkeypatch, "same")
-    trigger = batch(2).defer(["a", "same"], reuse="any", max_credits=1, on_item_failure="keep").trigger
-    assert trigger.submit_not_before > time.time()
-    assert posts(services) == 0
-
-
 def test_the_error_of_a_limit_keeps_no_frames_of_the_items_that_meet_it(
     batch: Batches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,13 +112,23 @@ def test_the_error_of_a_limit_keeps_no_frames_of_the_items_that_meet_it(
     assert stopped[0].__traceback__ is None
 
 
+@pytest.mark.parametrize(
+    ("requests", "arguments", "posted"),
+    [(["same", "b", "c", "d"], {}, 3), (["a", "same"], {"max_credits": 1, "on_item_failure": "keep"}, 0)],
+    ids=["beside others", "at a limit"],
+)
 def test_an_item_that_another_task_submits_waits_alone(
-    services: SeedanceEmulator, batch: Batches, monkeypatch: pytest.MonkeyPatch
+    services: SeedanceEmulator,
+    batch: Batches,
+    monkeypatch: pytest.MonkeyPatch,
+    requests: list[str],
+    arguments: dict[str, Any],
+    posted: int,
 ) -> None:
     let_a_worker_die(monkeypatch, "same")
     services.hold()
-    trigger = batch(2).defer(["same", "b", "c", "d"], reuse="any").trigger
-    assert posts(services) == len(trigger.generation_ids) == 3
+    trigger = batch(2).defer(requests, reuse="any", **arguments).trigger
+    assert posts(services) == len(trigger.generation_ids) == posted
     assert trigger.submit_not_before > time.time()
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock, call
 
 import pytest
 from alembic import command
@@ -17,23 +19,9 @@ from airflow_provider_seedance.ledger import schema, shared_state_changer
 from airflow_provider_seedance.ledger.tables import VERSION_TABLE, metadata
 from airflow_provider_seedance.submission.store import GENERATION_KEY
 
+from .conftest import Open
 from .record_samples import DETAILS, submitted
 from .record_samples import same_intent as intent
-
-Open = Callable[..., Any]
-
-
-def differences(store: Any) -> list[Any]:
-    """Return the differences between the tables of a ledger and their description."""
-
-    store.load()
-    with store._database.transaction() as connection:
-        context = MigrationContext.configure(
-            connection,
-            # MySQL names the type of a binary text in another way.
-            opts={"version_table": VERSION_TABLE, "compare_type": connection.dialect.name != "mysql"},
-        )
-        return list(compare_metadata(context, metadata))
 
 
 def test_a_ledger_is_made_and_one_of_an_earlier_version_is_migrated(
@@ -57,7 +45,12 @@ def test_a_ledger_is_made_and_one_of_an_earlier_version_is_migrated(
     assert line == "The ledger ([seedance] ledger) is new: its tables are created in an empty database."
     reopen()
     caplog.clear()
-    assert differences(open_ledger()) == []
+    store = open_ledger()
+    store.load()
+    with store._database.transaction() as connection:
+        # MySQL names the type of a binary text in another way.
+        options = {"version_table": VERSION_TABLE, "compare_type": connection.dialect.name != "mysql"}
+        assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
     assert "is new" not in caplog.text
 
 
@@ -126,21 +119,17 @@ def test_the_lock_of_each_database(dialect: str, statements: list[str]) -> None:
 
 
 def test_a_file_in_use_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    attempts, slept, closed = list[str](), list[float](), list[bool]()
-
-    def execute(statement: str) -> None:
-        attempts.append(statement)
-        if len(attempts) < 3:
-            raise OSError("locked")
-
-    raw = SimpleNamespace(cursor=lambda: SimpleNamespace(execute=execute), close=lambda: closed.append(True))
-    engine: Any = SimpleNamespace(raw_connection=lambda: raw)
-    clock = SimpleNamespace(monotonic=lambda: 10.0 + sum(slept), sleep=slept.append)
+    locked, raw, clock = OSError("locked"), Mock(), Mock()
+    clock.monotonic.side_effect = count(10.0)
     monkeypatch.setattr(schema, "time", clock)
+    execute = raw.cursor.return_value.execute
+    engine = Mock(**{"raw_connection.return_value": raw})
+    execute.side_effect = [locked, locked, None]
     schema._enable_wal(engine)
-    assert (attempts, len(slept), closed) == (["PRAGMA journal_mode=WAL"] * 3, 2, [True])
-    attempts.clear()
-    monkeypatch.setattr(schema, "_WAL_INTERVAL_SECONDS", schema.MIGRATION_TIMEOUT_SECONDS)
+    assert execute.mock_calls == [call("PRAGMA journal_mode=WAL")] * 3
+    assert (clock.sleep.call_count, raw.close.call_count) == (2, 1)
+    execute.side_effect = locked
     with pytest.raises(OSError, match="locked"):
         schema._enable_wal(engine)
-    assert (len(attempts), len(closed)) == (2, 2)
+    assert clock.sleep.call_count == 2 + schema.MIGRATION_TIMEOUT_SECONDS - 1
+    assert raw.close.call_count == 2

@@ -60,10 +60,14 @@ def learn(remaining: int, *, left: float = 600.0) -> None:
     quota().learn(RateLimit(limit=10, remaining=remaining, reset_at=reset_at), NOW)
 
 
+def publish(remaining: int, *, left: float = 600.0) -> None:
+    learn(remaining, left=left)
+    quota().exchange(NOW)
+
+
 def test_a_machine_knows_the_headers_that_another_one_has_read(any_ledger: Any, on: On) -> None:
     with on("a"):
-        learn(1)
-        quota().exchange(NOW)
+        publish(1)
     with on("b"):
         assert quota().reserve(NOW) == 0
         quota().exchange(LATER)
@@ -78,11 +82,9 @@ def test_a_machine_knows_the_headers_that_another_one_has_read(any_ledger: Any, 
 )
 def test_the_later_window_counts(on: On, known: tuple[int, float], expected: int) -> None:
     with on("a"):
-        learn(known[0], left=known[1])
-        quota().exchange(NOW)
+        publish(known[0], left=known[1])
     with on("b"):
-        learn(5)
-        quota().exchange(NOW)
+        publish(5)
         assert quota().read(NOW).remaining == expected
     with on("a"):
         quota().exchange(LATER)
@@ -112,8 +114,7 @@ def test_a_machine_exchanges_at_intervals(on: On) -> None:
 
 def test_namespaces_share_nothing(on: On, monkeypatch: pytest.MonkeyPatch) -> None:
     with on("a"):
-        learn(0)
-        quota().exchange(NOW)
+        publish(0)
     monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER_NAMESPACE", "another")
     with on("b"):
         assert quota().reserve(NOW) == 0
@@ -136,9 +137,6 @@ def test_what_is_in_the_ledger(ledger: Path, connect: Callable[..., Any], on: On
         account.prune(database, namespace, utc_now() + timedelta(days=days))
         with database.reading() as connection:
             assert len(connection.execute(select(shared_states)).all()) == left
-
-
-# ---------------------------------------------------------------------- a ledger that is away
 
 
 def test_without_the_ledger_each_machine_counts_for_itself(on: On, monkeypatch: pytest.MonkeyPatch) -> None:

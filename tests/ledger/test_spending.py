@@ -82,6 +82,9 @@ def test_days_begin_at_midnight_of_the_timezone(database: Database) -> None:
 )
 def test_offsets(zone: str) -> None:
     timezone, last = ZoneInfo(zone), NOON + timedelta(days=800)
+    now = NOON.astimezone(timezone).utcoffset()
+    for end in (NOON, NOON + timedelta(hours=1)):
+        assert offsets(timezone, NOON, end) == [(end + timedelta(days=1), now)]
     found = offsets(timezone, NOON, last)
     for hours in range(0, 800 * 24, 11):
         moment = NOON + timedelta(hours=hours)
@@ -108,8 +111,3 @@ def test_the_day_on_each_database(dialect: Any, sql: str, values: list[Any]) -> 
     expression = spending._date(dialect.dialect.name, timedelta(hours=-1.5))
     compiled = expression.compile(dialect=dialect.dialect())
     assert (str(compiled), list(compiled.params.values())) == (sql, values)
-
-
-def test_offsets_of_a_moment() -> None:
-    for last in (NOON, NOON + timedelta(hours=1)):
-        assert offsets(BERLIN, NOON, last) == [(last + timedelta(days=1), timedelta(hours=1))]

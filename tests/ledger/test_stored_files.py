@@ -108,9 +108,6 @@ def test_only_a_path_of_the_ledger_is_a_copy(database: Database, monkeypatch: py
     assert stored_copy(copied, 1) is None
 
 
-# ---------------------------------------------------------------------- prompts
-
-
 def test_the_prompt_of_a_generation(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     same = {"generation_id": "g-0"}
     add(database, [row(1, **same, namespace="n"), row(2, **same, api="fal"), row(3), row(0, **same)])

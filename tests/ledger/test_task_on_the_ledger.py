@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from operators.batch_runner import Batch
 from operators.generation_task import Connect, fire
 from versions import ENDING_FROM_TRIGGERS, needs
 
@@ -24,14 +23,13 @@ from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission.submitter import Submission
 from airflow_provider_seedance.version_compat import COMMAND_WORDS
 
+from .conftest import Batches
 from .discarding_task import DiscardingTask
 from .record_samples import attempt, generation, intent
 from .rows import configured, recorded
 from .sent_statements import statements
 
 RESOLVE = f"{' '.join(COMMAND_WORDS)} ledger resolve dag run task"
-
-Batches = Callable[[int], Batch]
 
 #: The last render is delivered, another one is submitted, or the task fails.
 DELIVERED, ANEW = "delivered", "anew"
@@ -115,7 +113,7 @@ def test_every_cell_holds(
 @pytest.mark.parametrize("again", ["clear", "run_again"])
 def test_the_decision_outlives_a_rejected_submission(task: DiscardingTask, again: str) -> None:
     task.defer(on_clear="new")
-    first = task.resume()  # not a clear
+    first = task.resume(on_clear="new")  # not a clear
     assert task.posts == 1
     getattr(task, again)()
     task.emulator.fault("refuse", status=402)
@@ -161,20 +159,6 @@ def test_the_command_is_named_in_every_error_about_an_uncertain_submission(
     with pytest.raises(errors.SeedanceConnectionError) as unknown:
         task.execute()
     assert f"`{RESOLVE.removesuffix('task')}other --generation-id ID`" in unknown.value.message
-
-
-def test_of_two_uncertain_submissions_of_a_task_the_latest_is_settled_first(task: DiscardingTask) -> None:
-    task.emulator.fault("drop_reply", times=None)
-    for _ in range(2):
-        with pytest.raises(errors.SeedanceUncertainSubmitError):
-            task.execute()
-        task.clear()
-    first, second = task.emulator.ledger.submissions
-    for fate in (["--generation-id", second.generation_id], ["--not-billed"]):
-        main(["ledger", "resolve", "dag", "run", "task", *fate])
-    found = {row["number"]: row["generation_id"] for row in recorded()}
-    assert found == {1: None, 2: second.generation_id}
-    assert first.generation_id not in found.values()
 
 
 def decide(generation_id: str, hours: float | None = 1) -> None:
