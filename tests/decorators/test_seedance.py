@@ -54,8 +54,7 @@ def test_arguments_and_context_reach_the_function(services: SeedanceEmulator) ->
         op = seedance_video_task(prompt)("A heron", ds="2026-02-07").operator
     assert run(op, services)["prompt"] == "A heron on 2026-02-07"
 
-    with DAG("other"):
-        op = seedance_video_task(lambda ds=None: f"Clip of {ds}", task_id="clip")().operator
+    op = operator(lambda ds=None: f"Clip of {ds}")
     assert run(op, services, ds="2026-02-08")["prompt"] == "Clip of 2026-02-08"
 
 

@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from typing import Any
 from support import TaskInstance, make_context
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
+from airflow_provider_seedance.generations import utc_now
 from airflow_provider_seedance.ledger import database, open_store
 from airflow_provider_seedance.ledger.account import Filter, list_submissions
 from airflow_provider_seedance.submission import records as rec
@@ -43,10 +42,6 @@ def store_of(worker: int, number: int) -> Any:
 
 def make_intent() -> rec.Record:
     return rec.replace(samples.intent(credits=14), intended_at=utc_now())
-
-
-def in_state(generation_id: str, status: str) -> Generation:
-    return replace(generation(generation_id), status=GenerationStatus(status))
 
 
 def submit(worker: int, number: int) -> None:
@@ -94,7 +89,7 @@ def deliver(worker: int, number: int, posts: Path) -> None:
                 store.write(GENERATION_KEY, rec.replace(record, state=rec.RecordState.NOT_SUBMITTED))
                 unusable_ids |= {generation_id}
                 continue
-            store.write(GENERATION_KEY, rec.as_ended(record, in_state(generation_id, status), utc_now()))
+            store.write(GENERATION_KEY, rec.as_ended(record, generation(generation_id, status), utc_now()))
             return
         # No other process writes here before the outcome is recorded.
         earlier = posts.read_text().count("\n") if posts.exists() else 0
@@ -109,7 +104,7 @@ def deliver(worker: int, number: int, posts: Path) -> None:
         store.write(GENERATION_KEY, record)
         time.sleep(0.1)
         status = "failed" if number % 3 == 1 and not earlier else "succeeded"
-        store.write(GENERATION_KEY, rec.as_ended(record, in_state(generation_id, status), utc_now()))
+        store.write(GENERATION_KEY, rec.as_ended(record, generation(generation_id, status), utc_now()))
         return
 
 

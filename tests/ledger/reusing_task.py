@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
+import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR
+from helpers import set_submission_timing
 from operators.generation_task import make
 from support import deferral
 
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.submission.submitter import Submission
 
 from .discarding_task import LedgerTask
 
@@ -41,6 +45,15 @@ def waiting_pair(services: SeedanceEmulator, **arguments: Any) -> tuple[Task, Ta
     payer.defer()
     other.defer()
     return payer, other
+
+
+def let_a_worker_die(monkeypatch: pytest.MonkeyPatch, **arguments: Any) -> None:
+    """Let a worker die while it submits, and the tasks after it wait for it on no worker."""
+    set_submission_timing(monkeypatch, reuse_backoff=())
+    with monkeypatch.context() as patch:
+        patch.setattr(Submission, "_post", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            Task(1, **arguments).run()
 
 
 def posts(services: SeedanceEmulator) -> int:

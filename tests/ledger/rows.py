@@ -97,7 +97,5 @@ def recorded() -> list[dict[str, Any]]:
     return account.list_submissions(configured(), account.Filter())
 
 
-def generation(generation_id: str) -> Generation:
-    return Generation(
-        generation_id=generation_id, api="ark", media="video", status=GenerationStatus.SUCCEEDED
-    )
+def generation(generation_id: str, status: str = "succeeded") -> Generation:
+    return Generation(generation_id=generation_id, api="ark", media="video", status=GenerationStatus(status))

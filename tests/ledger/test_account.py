@@ -252,11 +252,6 @@ def test_a_submission_that_is_being_sent_is_not_settled(database: Database) -> N
 _WAITING = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
 
 
-@pytest.fixture
-def server(postgres_ledger: Any) -> Database:
-    return configured()
-
-
 def while_a_task_writes(database: Database, values: dict[str, Any], do: Callable[[], object]) -> list[object]:
     """Do something that has to wait for a transaction of a task; return its result or error."""
     results: list[object] = []
@@ -280,7 +275,8 @@ def while_a_task_writes(database: Database, values: dict[str, Any], do: Callable
     return results
 
 
-def test_a_submission_that_a_retry_has_found_is_not_settled(server: Database) -> None:
+def test_a_submission_that_a_retry_has_found_is_not_settled(postgres_ledger: Any) -> None:
+    server = configured()
     add(server, [uncertain(0)])
     found = {"state": "submitted", "generation_id": "g-1"}
     (error,) = while_a_task_writes(server, found, partial(account.resolve, server, TASK, None, None))
@@ -288,7 +284,8 @@ def test_a_submission_that_a_retry_has_found_is_not_settled(server: Database) ->
     assert content(server, "state") == [("submitted",)]
 
 
-def test_a_row_that_is_submitted_again_is_not_deleted(server: Database) -> None:
+def test_a_row_that_is_submitted_again_is_not_deleted(postgres_ledger: Any) -> None:
+    server = configured()
     add(server, [row(0, state="not_submitted", status=None)])
     prune = partial(account.prune, server, "default", NOON + SECOND)
     assert while_a_task_writes(server, {"state": "intent"}, prune) == [0]

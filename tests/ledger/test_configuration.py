@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
-from airflow_provider_seedance.ledger.configuration import (
-    LedgerConfig,
-    default_timezone,
-    local_now,
-    read_config,
-)
+from airflow_provider_seedance.ledger.configuration import default_timezone, local_now, read_config
 
 
 @pytest.mark.parametrize(
@@ -20,22 +16,19 @@ from airflow_provider_seedance.ledger.configuration import (
         (None, "n", None, None),
         ("", None, None, None),
         ("  ", None, None, None),
-        (" team ", None, None, LedgerConfig(location="team", namespace="default", prompts=True)),
-        ("team", " ", "True", LedgerConfig(location="team", namespace="default", prompts=True)),
-        ("team", " n ", "False", LedgerConfig(location="team", namespace="n", prompts=False)),
+        (" team ", None, None, ("team", "default", True)),
+        ("team", " ", "True", ("team", "default", True)),
+        ("team", " n ", "False", ("team", "n", False)),
     ],
 )
 def test_the_ledger_that_is_configured(
-    monkeypatch: pytest.MonkeyPatch,
-    ledger: str | None,
-    namespace: str | None,
-    prompts: str | None,
-    expected: LedgerConfig | None,
+    monkeypatch: pytest.MonkeyPatch, ledger: Any, namespace: Any, prompts: Any, expected: Any
 ) -> None:
     for name, value in {"": ledger, "_NAMESPACE": namespace, "_PROMPTS": prompts}.items():
         if value is not None:
             monkeypatch.setenv(f"AIRFLOW__SEEDANCE__LEDGER{name}", value)
-    assert read_config() == expected
+    found = read_config()
+    assert (found and (found.location, found.namespace, found.prompts)) == expected
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 from helpers import set_submission_timing
@@ -27,11 +26,10 @@ from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.reuse import reuse_key
 from airflow_provider_seedance.submission.store import ReuseSearch, SubmissionDetails
-from airflow_provider_seedance.submission.submitter import Submission
 from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger, SeedanceQuotaTrigger
 
 from .conftest import admitted_at_once
-from .reusing_task import Task, posts, waiting_pair
+from .reusing_task import Task, let_a_worker_die, posts, waiting_pair
 from .rows import configured
 
 pytestmark = pytest.mark.usefixtures("connected")
@@ -338,11 +336,7 @@ def test_the_shared_quota_is_not_used_by_what_is_reused(
 def test_after_the_wait_for_another_task_the_shared_quota_counts(
     services: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    set_submission_timing(monkeypatch, reuse_backoff=())
-    with monkeypatch.context() as lost:
-        lost.setattr(Submission, "_send", Mock(side_effect=KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            Task(1).run()
+    let_a_worker_die(monkeypatch)
     task = Task(2)
     trigger = task.defer().trigger
     assert isinstance(trigger, SeedanceQuotaTrigger)

@@ -9,7 +9,6 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from helpers import set_submission_timing
 from operators.generation_task import CALLED, Connect
 from sqlalchemy import update
 from support import deferral
@@ -22,23 +21,13 @@ from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import utc_now
 from airflow_provider_seedance.ledger import reconciliation
 from airflow_provider_seedance.ledger.tables import submissions
-from airflow_provider_seedance.submission.submitter import Submission
 from airflow_provider_seedance.version_compat import TaskDeferralError
 
 from .conftest import Batches
-from .reusing_task import Task, posts, waiting_pair
+from .reusing_task import Task, let_a_worker_die, posts, waiting_pair
 from .rows import configured, recorded
 
 pytestmark = pytest.mark.usefixtures("connected", "same_period")
-
-
-def let_a_worker_die(monkeypatch: pytest.MonkeyPatch, prompt: str) -> None:
-    """Let a worker die while it submits, and the tasks after it wait for it on no worker."""
-    set_submission_timing(monkeypatch, reuse_backoff=(0.0,))
-    with monkeypatch.context() as patch:
-        patch.setattr(Submission, "_post", Mock(side_effect=KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            Task(1, prompt=prompt).defer()
 
 
 def test_identical_requests_of_a_batch_reuse_distinct_takes(
@@ -112,23 +101,15 @@ def test_the_error_of_a_limit_keeps_no_frames_of_the_items_that_meet_it(
     assert stopped[0].__traceback__ is None
 
 
-@pytest.mark.parametrize(
-    ("requests", "arguments", "posted"),
-    [(["same", "b", "c", "d"], {}, 3), (["a", "same"], {"max_credits": 1, "on_item_failure": "keep"}, 0)],
-    ids=["beside others", "at a limit"],
-)
+@pytest.mark.parametrize("limited", [False, True])
 def test_an_item_that_another_task_submits_waits_alone(
-    services: SeedanceEmulator,
-    batch: Batches,
-    monkeypatch: pytest.MonkeyPatch,
-    requests: list[str],
-    arguments: dict[str, Any],
-    posted: int,
+    services: SeedanceEmulator, batch: Batches, monkeypatch: pytest.MonkeyPatch, limited: bool
 ) -> None:
-    let_a_worker_die(monkeypatch, "same")
+    let_a_worker_die(monkeypatch, prompt="same")
     services.hold()
-    trigger = batch(2).defer(requests, reuse="any", **arguments).trigger
-    assert posts(services) == len(trigger.generation_ids) == posted
+    arguments: Any = {"max_credits": 1, "on_item_failure": "keep"} if limited else {}
+    trigger = batch(2).defer(["same", "b", "c", "d"], reuse="any", **arguments).trigger
+    assert posts(services) == len(trigger.generation_ids) == (0 if limited else 3)
     assert trigger.submit_not_before > time.time()
 
 

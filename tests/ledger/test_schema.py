@@ -71,8 +71,7 @@ def test_the_rights_on_the_table_are_enough(
     limited.write_intent(GENERATION_KEY, intent(), DETAILS)
     limited.write(GENERATION_KEY, submitted(intent()))
     assert open_ledger().read(GENERATION_KEY) == submitted(intent())
-    changer = shared_state_changer()
-    assert changer is not None
+    changer: Any = shared_state_changer()
     counted = [changer("name", lambda state: {"n": state.get("n", 0) + 1}) for _ in range(2)]
     assert counted == [{"n": 1}, {"n": 2}]
 

@@ -174,8 +174,8 @@ def test_an_event_loop_does_not_wait_for_the_ledger(on: On) -> None:
 
 
 def test_the_first_two_processes_write_one_row(postgres_ledger: Any) -> None:
-    database, changer = configured(), shared_state_changer()
-    assert changer is not None
+    database = configured()
+    changer: Any = shared_state_changer()
     row = {"namespace": "default", "name": "n", "state": {"b": 1}, "updated_at": utc_now()}
     seen: list[Any] = []
 
@@ -201,8 +201,7 @@ def test_a_connection_that_has_changed_is_read_again_after_an_error(
 
     connect(tmp_path / "gone.db")
     monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", "team_ledger")
-    changer = shared_state_changer()
-    assert changer is not None
+    changer: Any = shared_state_changer()
     assert changer("n", lambda _: {"a": 1}) == {"a": 1}
     with sqlite3.connect(tmp_path / "gone.db") as connection:
         connection.execute("DROP TABLE seedance_shared_states")

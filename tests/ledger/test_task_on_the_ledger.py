@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from operators.generation_task import Connect, fire
@@ -77,9 +78,7 @@ def leave_behind(task: DiscardingTask, situation: str, monkeypatch: pytest.Monke
         ("uncertain", errors.SeedanceUncertainSubmitError, ANEW),
     ],
 )
-@pytest.mark.parametrize(
-    ("again", "below_3_4"), [("retry", False), ("clear", False), ("run_again", True)], ids=str
-)
+@pytest.mark.parametrize("again", ["retry", "clear", "run_again"])
 def test_every_cell_holds(
     task: DiscardingTask,
     connect: Connect,
@@ -87,11 +86,10 @@ def test_every_cell_holds(
     after_a_retry: Any,
     after_a_clear: Any,
     again: str,
-    below_3_4: bool,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(task_state, "AIRFLOW_V_3_4_PLUS", not below_3_4)
+    monkeypatch.setattr(task_state, "AIRFLOW_V_3_4_PLUS", again != "run_again")
     connect("ark")
     task.emulator.hold()
     arguments = leave_behind(task, situation, monkeypatch)
@@ -175,28 +173,21 @@ def test_the_next_clear_pays_once(task: DiscardingTask) -> None:
     task.retry()
     assert task.execute()["generation_id"] == first  # an automatic retry pays nothing
     task.clear()
+    task.emulator.fault("refuse", status=402)
+    with pytest.raises(errors.SeedanceInsufficientCreditsError):
+        task.execute()  # keeps the decision
+    task.clear()
     task.emulator.hold()
     task.defer()
     task.retry()  # attaches to the new render
     task.emulator.release()
     second = task.execute()["generation_id"]
-    assert (second != first, task.posts) == (True, 2)
+    assert (second != first, task.posts) == (True, 3)
     with pytest.raises(errors.SeedanceRequestError, match="not the latest"):
         decide(first)  # a page that was not loaded again
     task.clear()
     assert task.execute()["generation_id"] == second
-    assert task.posts == 2
-
-
-def test_a_rejected_submission_keeps_the_decision(task: DiscardingTask) -> None:
-    first = task.execute()["generation_id"]
-    decide(first)
-    task.clear()
-    task.emulator.fault("refuse", status=402)
-    with pytest.raises(errors.SeedanceInsufficientCreditsError):
-        task.execute()
-    task.clear()
-    assert task.execute()["generation_id"] != first
+    assert task.posts == 3
 
 
 @pytest.mark.parametrize("hours", [-1, None], ids=["too late", "withdrawn"])
@@ -224,9 +215,7 @@ def test_one_item_of_a_batch(connected: None, batch: Batches) -> None:
 
 
 def test_without_the_ledger_nothing_is_sent(task: DiscardingTask, monkeypatch: pytest.MonkeyPatch) -> None:
-    def away(self: Database) -> Any:
-        raise ConnectionError("the server is away")
-
+    away = Mock(side_effect=ConnectionError("the server is away"))
     with monkeypatch.context() as outage:
         outage.setattr(Database, "_open", away)
         with pytest.raises(errors.SeedanceLedgerError, match="the server is away"):
