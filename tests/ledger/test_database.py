@@ -102,7 +102,7 @@ def test_a_database_that_fails(
         assert caught.value.__cause__ is cause
 
 
-def test_a_forked_process_has_connections_of_its_own(
+def test_a_forked_process_has_its_own_connections(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = database._open()

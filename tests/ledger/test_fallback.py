@@ -69,9 +69,7 @@ def test_the_next_connection_renders_what_a_budget_refuses(task: FallbackTask) -
 
 
 @pytest.mark.parametrize("on_budget", ["fail", "wait"])
-def test_the_budget_that_renews_first_is_waited_for_if_all_are_used_up(
-    task: FallbackTask, on_budget: str
-) -> None:
+def test_the_budget_that_renews_first_is_waited_for(task: FallbackTask, on_budget: str) -> None:
     task.connect_to(PRIMARY, API, **NONE_LEFT)
     task.connect_to(FALLBACK, API, **RENEWS_EACH_HOUR)
     use_up(task, PRIMARY)
@@ -111,9 +109,7 @@ def test_a_render_that_failed_unseen_leaves_the_budget_to_its_retry(task: Fallba
     assert task.posts_at == (2, 0)
 
 
-def test_a_budget_that_rules_out_a_resubmission_says_that_the_first_one_may_be_billed(
-    task: FallbackTask,
-) -> None:
+def test_a_budget_that_forbids_a_resubmission_says_that_the_first_may_be_billed(task: FallbackTask) -> None:
     task.connect_to(PRIMARY, API, **NONE_LEFT)
     task.primary.fault("drop_reply")
     with pytest.raises(errors.SeedanceUncertainSubmitError, match="would exceed the budget") as caught:
@@ -131,9 +127,7 @@ def conn_ids() -> dict[int, str]:
 
 
 @pytest.mark.parametrize("conn_id", [*CONNECTIONS, "the next one"])
-def test_a_render_of_any_connection_is_reused_before_the_first_is_tried(
-    both: FallbackTask, conn_id: str
-) -> None:
+def test_a_render_of_any_connection_is_reused(both: FallbackTask, conn_id: str) -> None:
     if refused := conn_id == "the next one":
         both.primary.fault("refuse", status=402)
     paid = Task(1, seedance_conn_id=CONNECTIONS if refused else conn_id).run()

@@ -84,9 +84,7 @@ def test_two_processes_cannot_submit_at_once(open_ledger: Open) -> None:
         assert open_ledger().read(key) == later(20)
 
 
-def test_tasks_maps_and_passes_have_records_of_their_own(
-    open_ledger: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tasks_maps_and_passes_share_no_records(open_ledger: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     open_ledger().write(GENERATION_KEY, ended(1))
     assert open_ledger(TaskInstance(map_index=0)).records() == {}
     loop = SimpleNamespace(index=0)
@@ -97,9 +95,7 @@ def test_tasks_maps_and_passes_have_records_of_their_own(
     assert open_ledger().records() == {}
 
 
-def test_records_from_before_the_ledger_are_taken_over(
-    open_ledger: Open, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_earlier_records_are_taken_over(open_ledger: Open, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     state = Store()
     TaskStateStore(state).register(["a.0", "b.0"])

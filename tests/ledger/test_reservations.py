@@ -113,9 +113,7 @@ def test_the_use_of_a_budget_is_reported_once(tasks: Tasks, caplog: pytest.LogCa
     ]
 
 
-def test_a_refused_submission_sends_the_use_of_each_budget(
-    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refusal_sends_the_use_of_each_budget(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:
     """The actual cost may have exceeded the estimate since the last submission."""
     sent: list[tuple[str, str, float]] = []
     monkeypatch.setattr(metrics, "budget_used", lambda *values: sent.append(values))

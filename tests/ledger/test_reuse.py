@@ -43,9 +43,7 @@ def total() -> Any:
 # ---------------------------------------------------------------------- what has succeeded
 
 
-def test_another_dag_gets_what_was_paid_for(
-    services: SeedanceEmulator, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_another_dag_gets_what_was_paid(services: SeedanceEmulator, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     paid = Task(1, "first").run(reuse="task")
     got = Task(2, "second").run()
@@ -218,9 +216,7 @@ def test_a_stored_copy_is_delivered_after_the_service_forgot_the_render(
     assert posts(services) == 1
 
 
-def test_without_its_copy_a_render_is_read_from_the_service(
-    services: SeedanceEmulator, tmp_path: Path
-) -> None:
+def test_without_a_copy_the_service_delivers_a_render(services: SeedanceEmulator, tmp_path: Path) -> None:
     paid = Task(1).run()
     transfer(paid, f"file://{tmp_path / 'a.mp4'}")
     got = Task(2).run()
@@ -233,9 +229,7 @@ def test_without_its_copy_a_render_is_read_from_the_service(
     assert posts(services) == 2
 
 
-def test_a_stored_copy_has_its_last_frame(
-    services: SeedanceEmulator, connect: Connect, tmp_path: Path
-) -> None:
+def test_a_stored_copy_has_a_last_frame(services: SeedanceEmulator, connect: Connect, tmp_path: Path) -> None:
     connect("ark")
     stored = transfer(Task(1, return_last_frame=True).run(), f"file://{tmp_path / 'a'}/")
     got = Task(2, return_last_frame=True).run()

@@ -30,9 +30,7 @@ from .rows import configured, recorded
 pytestmark = pytest.mark.usefixtures("connected", "same_period")
 
 
-def test_identical_requests_of_a_batch_reuse_distinct_takes(
-    services: SeedanceEmulator, batch: Batches
-) -> None:
+def test_identical_items_of_a_batch_reuse_distinct_takes(services: SeedanceEmulator, batch: Batches) -> None:
     first = batch(1).run(["a", "b", "b"], reuse="any")
     assert first["credits"] == 3 * 28  # they are distinct in one list, too
     second = batch(2).run(["b", "c", "b", "b"], reuse="any")["succeeded"]
@@ -57,9 +55,7 @@ def test_a_batch_submits_the_items_whose_payer_failed(services: SeedanceEmulator
     assert posts(services) == 3
 
 
-def test_reused_items_do_not_hide_that_submissions_are_lost(
-    services: SeedanceEmulator, batch: Batches
-) -> None:
+def test_reused_items_do_not_hide_lost_submissions(services: SeedanceEmulator, batch: Batches) -> None:
     batch(1).run(["r1", "r2", "r3"], reuse="any")
     before = posts(services)
     for prompt in ("x1", "x2", "x3", "x4"):
@@ -214,9 +210,7 @@ def test_an_input_that_cannot_be_read_is_tried_once(
     assert posts(services) == 3
 
 
-def test_a_reused_render_is_not_named_as_submitted_by_the_task(
-    services: SeedanceEmulator, batch: Batches
-) -> None:
+def test_a_reused_render_is_not_named_as_submitted(services: SeedanceEmulator, batch: Batches) -> None:
     paid = batch(1).run(["a"], reuse="any")["succeeded"][0]["generation_id"]
     services.fault("refuse", prompt="bad")
     with pytest.raises(errors.SeedanceBatchFinalError) as caught:
