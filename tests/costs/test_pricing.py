@@ -71,6 +71,7 @@ TOKENS = {"output_tokens": 108_900}
         ("succeeded", {"credits": 30}, BY_CREDITS, 30, 0.12),
         # A generation that failed costs what the service reports, and its tokens by their price.
         ("failed", {}, PUBLISHED_DEFAULTS, None, None),
+        ("failed", {}, BY_TOKENS, None, None),
         ("failed", {"usage": TOKENS}, BY_TOKENS, None, 1.089),
         ("failed", {"usage": TOKENS, "cost_usd": 0.5}, BY_TOKENS, None, 0.5),
     ],

@@ -48,7 +48,7 @@ def drivers(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 )
 def test_the_address_of_a_server(drivers: set[str], conn_type: str, missing: str, dialect: str) -> None:
     drivers.discard(missing)
-    fields = {"login": "u", "password": "p", "host": "h", "port": 7, "schema": "db"}
+    fields: dict[str, Any] = {"login": "u", "password": "p", "host": "h", "port": 7, "schema": "db"}
     extra = json.dumps({"sslmode": "require", "number": 5})
     url = module._url_of(Connection(conn_id="c", conn_type=conn_type, **fields, extra=extra))
     assert url.render_as_string(hide_password=False) == f"{dialect}://u:p@h:7/db?sslmode=require"

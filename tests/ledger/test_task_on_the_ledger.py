@@ -89,6 +89,7 @@ def test_every_cell_holds(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """The table of docs/submitting-and-retries.md, as Airflow keeps no state."""
     monkeypatch.setattr(task_state, "AIRFLOW_V_3_4_PLUS", again != "run_again")
     connect("ark")
     task.emulator.hold()
