@@ -212,7 +212,7 @@ def test_a_shown_render(database: Database) -> None:
         ],
     )
     noon, later = "2026-03-10T12:00:00+00:00", "2026-03-10T12:00:02+00:00"
-    expected = {
+    expected: dict[str, Any] = {
         "key": ("heron", None, None),
         "state": ("succeeded", "succeeded", "failed"),
         "error": (None, None, "GPU on fire"),
