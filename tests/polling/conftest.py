@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
 from airflow_provider_seedance.polling import hub
 from airflow_provider_seedance.polling.duration_model import DurationModels
-from polling.simulated import Service, simulate
+from polling.simulated import Client, Service
 
 
 @pytest.fixture
@@ -20,21 +19,10 @@ def durations(monkeypatch: pytest.MonkeyPatch) -> DurationModels:
 
 
 @pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch, durations: DurationModels) -> Service:
-    """The service of every hub, with no generation queued so far."""
+def service(monkeypatch: pytest.MonkeyPatch, durations: DurationModels) -> Iterator[Service]:
+    """The service of every hub, with no generation queued so far; no hub is left after the test."""
+    service = Service(monkeypatch=monkeypatch)
+    monkeypatch.setattr(hub, "AsyncClient", lambda settings, observer: Client(service, settings, observer))
     monkeypatch.setattr(hub, "_queued_at", {})
-    return Service().serve(monkeypatch)
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, service: Service) -> Iterator[Callable[..., Any]]:
-    """Run in simulated time; no hub is left after it."""
-
-    def in_time(main: Coroutine[Any, Any, Any]) -> Any:
-        result = simulate(monkeypatch, main)
-        assert all(client.closed for client in service.clients)
-        return result
-
-    yield in_time
-    assert hub._hubs == {}
-    assert hub._connections == {}
+    yield service
+    assert (hub._hubs, hub._connections) == ({}, {})

@@ -1,8 +1,4 @@
-"""
-Simulated time, with a service and waits in it: hours take no time, and every moment is exact.
-
-The fixtures that go with it are in ``conftest.py``.
-"""
+"""Simulated time, with a service and waits in it: hours take no time, and every moment is exact."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import asyncio
 import json
 import selectors
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -35,6 +31,9 @@ _MAX_ITERATIONS = 50_000
 
 CONN = "seedance_default"
 HOUR = 3600.0
+
+#: Functions that are called at these times.
+Calls = Mapping[float, Callable[[], Any]]
 
 
 class _Selector(selectors.DefaultSelector):
@@ -89,8 +88,9 @@ class Request:
 @dataclass(kw_only=True)
 class Service:
     """
-    A service whose generations end at moments that a test chooses.
+    A service whose generations end at moments that a test chooses, and the waits for them.
 
+    :param look_up: Look-up of the connections of the waits.
     :param ends: Seconds at which each generation has succeeded; the service knows no other.
     :param latency: Seconds that each reply takes.
     :param slow: Seconds that replies about a generation take instead.
@@ -100,6 +100,8 @@ class Service:
     :param refused_keys: Invalid API keys.
     """
 
+    monkeypatch: pytest.MonkeyPatch
+    look_up: GetSettings = field(default_factory=lambda: Connections())
     ends: dict[str, float] = field(default_factory=dict)
     latency: float = 0.0
     slow: dict[str, float] = field(default_factory=dict)
@@ -112,10 +114,37 @@ class Service:
     running: int = 0
     max_running: int = 0
 
-    def serve(self, monkeypatch: pytest.MonkeyPatch) -> Service:
-        """Let every client of a hub speak to this service."""
-        monkeypatch.setattr(hub, "AsyncClient", lambda settings, observer: Client(self, settings, observer))
-        return self
+    def run(self, main: Coroutine[Any, Any, Any], at: Calls | None = None) -> Any:
+        """Run in simulated time."""
+
+        async def run() -> Any:
+            calls = [asyncio.create_task(call_at(*one)) for one in (at or {}).items()]
+            result = await main
+            await asyncio.gather(*calls)
+            return result
+
+        result = simulate(self.monkeypatch, run())
+        assert all(client.closed for client in self.clients)
+        return result
+
+    def wait(
+        self, generation_id: str = "g", conn_id: str = CONN, **options: Any
+    ) -> Coroutine[Any, Any, WaitStep]:
+        """Wait for a generation; the options are those of :func:`wait`."""
+        return wait(self.look_up, generation_id, conn_id, **options)
+
+    def run_all(self, *waits: Coroutine[Any, Any, Any], at: Calls | None = None) -> list[Any]:
+        """Run coroutines at the same time, and return their results."""
+
+        async def run() -> list[Any]:
+            return await asyncio.gather(*waits)
+
+        found: list[Any] = self.run(run(), at)
+        return found
+
+    def run_each(self, ids: Iterable[str], at: Calls | None = None, **options: Any) -> list[Any]:
+        """Wait for generations at the same time, and return their last steps."""
+        return self.run_all(*(self.wait(generation_id, **options) for generation_id in ids), at=at)
 
     def add(self, count: int, *, ends: float = 0.0) -> list[str]:
         """Add generations that end at the same time, and return their ids."""
@@ -225,8 +254,8 @@ def connection(api: str = "runbase", conn_id: str = CONN, **changes: Any) -> Set
 
 
 async def wait(
-    look_up: GetSettings | None = None,
-    generation_id: str = "g",
+    look_up: GetSettings,
+    generation_id: str,
     conn_id: str = CONN,
     *,
     interval: float | None = 10.0,
@@ -249,18 +278,17 @@ async def wait(
             **known,
         }
     )
-    return await wait_for_generation(
-        state, conn_id, look_up or Connections(), not_before=not_before, report=report
-    )
+    return await wait_for_generation(state, conn_id, look_up, not_before=not_before, report=report)
 
 
-async def wait_for_each(look_up: GetSettings, ids: Iterable[str], **options: Any) -> list[Any]:
-    """Wait for generations at the same time, and return their last steps."""
-    return await wait_for_all(*(wait(look_up, generation_id, **options) for generation_id in ids))
+async def call_at(seconds: float, call: Callable[[], Any]) -> None:
+    await asyncio.sleep(seconds - passed())
+    call()
 
 
-async def wait_for_all(*waits: Any) -> list[Any]:
-    return await asyncio.gather(*waits, return_exceptions=True)
+def ends(steps: Iterable[WaitStep]) -> set[tuple[str, int]]:
+    """Return how waits ended, each with its consecutive failures."""
+    return {(step.kind, step.state.failures) for step in steps}
 
 
 async def leave(*tasks: asyncio.Task[Any]) -> None:

@@ -10,7 +10,7 @@ from support import emulator_settings, on_loop, submitted
 
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.polling import hub as module
-from polling.simulated import Connections, wait_for_each
+from polling.simulated import CONN, Connections, wait
 
 
 def wait_in_real_time(look_up: Connections, ids: list[str], interval: float) -> list[Any]:
@@ -18,7 +18,7 @@ def wait_in_real_time(look_up: Connections, ids: list[str], interval: float) -> 
 
     async def main() -> list[Any]:
         async with asyncio.timeout(120):  # a test that hangs fails
-            steps = await wait_for_each(look_up, ids, interval=interval)
+            steps = await asyncio.gather(*(wait(look_up, one, CONN, interval=interval) for one in ids))
         await asyncio.sleep(0)
         assert asyncio.all_tasks() == {asyncio.current_task()}
         return [step.state.last for step in steps]

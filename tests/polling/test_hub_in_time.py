@@ -26,82 +26,78 @@ from polling.simulated import (
     Connections,
     Service,
     connection,
+    ends,
     leave,
     only_hub,
     passed,
-    wait,
-    wait_for_all,
-    wait_for_each,
 )
 
 
-def kinds(steps: list[Any]) -> set[str]:
-    return {step.kind for step in steps}
+def gaps(look_up: Connections) -> list[float]:
+    return [later - before for (before, _), (later, _) in itertools.pairwise(look_up.looked_up)]
 
 
-def test_a_generation_is_polled_at_the_interval_of_the_user_until_it_ends(service: Service, run: Any) -> None:
+def test_a_generation_is_polled_at_the_interval_of_the_user_until_it_ends(service: Service) -> None:
     service.ends["g"] = 25.0
-    look_up = Connections()
-    step = run(wait(look_up))
+    service.look_up = look_up = Connections()
+    step = service.run(service.wait())
     assert (step.kind, step.state.poll_count) == ("ended", 3)
     assert (step.state.last.status, step.state.last.media) == ("succeeded", "video")
     assert service.times() == [10.0, 20.0, 30.0]
     assert look_up.looked_up == [(0.0, CONN)]
 
 
-def test_no_poll_before_the_earliest_time_of_the_trigger(service: Service, run: Any) -> None:
+def test_no_poll_before_the_earliest_time_of_the_trigger(service: Service) -> None:
     service.ends["g"] = 0.0
-    assert run(wait(not_before=17.0)).kind == "ended"
+    assert service.run(service.wait(not_before=17.0)).kind == "ended"
     assert service.times() == [17.0]
 
 
 @pytest.mark.parametrize(("timeout", "polls"), [(35.0, [10.0, 20.0, 30.0]), (0.0, [])])
 def test_a_wait_ends_at_its_deadline_without_another_poll(
-    service: Service, run: Any, timeout: float, polls: list[float]
+    service: Service, timeout: float, polls: list[float]
 ) -> None:
     service.ends["g"] = HOUR
 
     async def main() -> Any:
-        return await wait(timeout=timeout), passed()
+        return await service.wait(timeout=timeout), passed()
 
-    step, at = run(main())
+    step, at = service.run(main())
     assert (step.kind, at) == ("deadline", timeout)
     assert step.state.last is None  # the state of an unfinished generation is not kept
     assert service.times() == polls
 
 
-def test_no_more_polls_are_in_flight_than_there_are_connections(service: Service, run: Any) -> None:
+def test_no_more_polls_are_in_flight_than_there_are_connections(service: Service) -> None:
     service.latency = 5.0
     ids = service.add(2 * MAX_CONNECTIONS + 3)
-    look_up = Connections()
-    steps = run(wait_for_each(look_up, ids))
-    assert [step.state.last.generation_id for step in steps] == ids
+    service.look_up = look_up = Connections()
+    assert [step.state.last.generation_id for step in service.run_each(ids)] == ids
     assert service.max_running == MAX_CONNECTIONS
     # The next poll uses a connection as soon as it is free.
     assert sorted(set(service.times())) == [15.0, 20.0, 25.0]
     assert len(service.clients) == len(look_up.looked_up) == 1
 
 
-def test_hundreds_are_polled_at_a_steady_rate(service: Service, run: Any) -> None:
+def test_hundreds_are_polled_at_a_steady_rate(service: Service) -> None:
     ids = service.add(200)
-    assert {step.kind for step in run(wait_for_each(Connections(), ids))} == {"ended"}
+    assert ends(service.run_each(ids)) == {("ended", 0)}
     times = service.times()
     assert times.count(10.0) == pytest.approx(POLICY.max_burst, abs=2)
-    assert times[-1] - 10.0 == pytest.approx(
-        (len(ids) - POLICY.max_burst) / POLICY.max_polls_per_second, rel=0.05
-    )
+    seconds = (len(ids) - POLICY.max_burst) / POLICY.max_polls_per_second
+    assert times[-1] - 10.0 == pytest.approx(seconds, rel=0.05)
 
 
 @pytest.mark.parametrize(
     ("shift", "kind", "ended"), [(6 * HOUR, "deadline", 3 * HOUR), (-6 * HOUR, "ended", 5 * HOUR)]
 )
 def test_the_wall_clock_moves_deadlines_but_not_polls(
-    service: Service, run: Any, monkeypatch: pytest.MonkeyPatch, shift: float, kind: str, ended: float
+    service: Service, monkeypatch: pytest.MonkeyPatch, shift: float, kind: str, ended: float
 ) -> None:
     service.ends["g"] = -HOUR * 24
 
     async def main() -> float:
-        task = asyncio.create_task(wait(interval=5 * HOUR, timeout=9 * HOUR))
+        task = asyncio.create_task(service.wait(interval=5 * HOUR, timeout=9 * HOUR))
         await asyncio.sleep(100.0)
         loop = asyncio.get_running_loop()
         with monkeypatch.context() as patched:
@@ -109,21 +105,21 @@ def test_the_wall_clock_moves_deadlines_but_not_polls(
             assert (await task).kind == kind
         return loop.time()
 
-    assert run(main()) == pytest.approx(ended, abs=TIMING.max_sleep)
+    assert service.run(main()) == pytest.approx(ended, abs=TIMING.max_sleep)
 
 
-def test_a_waiting_hub_rarely_wakes_up(service: Service, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_waiting_hub_rarely_wakes_up(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     service.ends["g"] = 0.0
     woke_up: list[float] = []
     sync = module.Hub._sync_shared_quota
     monkeypatch.setattr(
         module.Hub, "_sync_shared_quota", lambda hub, now: (woke_up.append(now), sync(hub, now))
     )
-    assert run(wait(interval=HOUR, timeout=2 * HOUR)).kind == "ended"
+    assert service.run(service.wait(interval=HOUR, timeout=2 * HOUR)).kind == "ended"
     assert len(woke_up) <= HOUR / TIMING.max_sleep + 5
 
 
-def test_a_hub_runs_in_a_context_of_its_own(service: Service, run: Any) -> None:
+def test_a_hub_runs_in_a_context_of_its_own(service: Service) -> None:
     """Airflow assigns log lines to tasks by context, and the hub belongs to no task."""
     marker: contextvars.ContextVar[str] = contextvars.ContextVar("marker", default="no task")
     seen: set[str] = set()
@@ -132,55 +128,51 @@ def test_a_hub_runs_in_a_context_of_its_own(service: Service, run: Any) -> None:
 
     async def main() -> Any:
         marker.set("the first trigger")
-        return await wait()
+        return await service.wait()
 
-    assert run(main()).kind == "ended"
+    assert service.run(main()).kind == "ended"
     assert seen == {"no task"}
 
 
 # ---------------------------------------------------------------------- cancelled waits
 
 
-def test_cancelled_waits_are_pruned(service: Service, run: Any) -> None:
+def test_cancelled_waits_are_pruned(service: Service) -> None:
     service.ends["stays"] = 2 * HOUR
-    look_up = Connections()
 
     async def main() -> None:
-        stays = asyncio.create_task(wait(look_up, "stays", interval=HOUR, timeout=9 * HOUR))
+        stays = asyncio.create_task(service.wait("stays", interval=HOUR, timeout=9 * HOUR))
         for number in range(5 * module.MAX_DEAD_WAITERS):
-            gone = asyncio.create_task(wait(look_up, f"g{number}", interval=HOUR + 1))
+            gone = asyncio.create_task(service.wait(f"g{number}", interval=HOUR + 1))
             await asyncio.sleep(0.01)
             await leave(gone)
             assert len(only_hub()._queue) <= module.MAX_DEAD_WAITERS + 5
         assert (await stays).kind == "ended"
 
-    run(main())
+    service.run(main())
     assert service.times() == [HOUR, 2 * HOUR]
 
 
-def test_a_wait_may_be_cancelled_during_its_poll(service: Service, run: Any) -> None:
+def test_a_wait_may_be_cancelled_during_its_poll(service: Service) -> None:
     service.latency = 5.0
     service.ends["stays"] = 20.0
-    look_up = Connections()
 
     async def main() -> None:
-        stays = asyncio.create_task(wait(look_up, "stays"))
-        gone = asyncio.create_task(wait(look_up, "gone"))
+        stays = asyncio.create_task(service.wait("stays"))
+        gone = asyncio.create_task(service.wait("gone"))
         await asyncio.sleep(12.0)
         assert service.running == 2
         await leave(gone)
         assert gone.cancelled()
         assert (await stays).kind == "ended"
 
-    run(main())
+    service.run(main())
 
 
-def test_a_hub_closes_when_its_last_wait_is_cancelled_while_the_scheduler_wakes_up(
-    service: Service, run: Any
-) -> None:
+def test_a_hub_closes_when_its_last_wait_is_cancelled_while_the_scheduler_wakes_up(service: Service) -> None:
     async def main() -> None:
         for iterations in range(20):
-            task = asyncio.create_task(wait(interval=30.0))
+            task = asyncio.create_task(service.wait(interval=30.0))
             await asyncio.sleep(0.001)
             hub = only_hub()
             await asyncio.sleep(0.001)
@@ -193,7 +185,7 @@ def test_a_hub_closes_when_its_last_wait_is_cancelled_while_the_scheduler_wakes_
             await asyncio.gather(task, return_exceptions=True)
             assert hub._scheduler.done()
 
-    run(main())
+    service.run(main())
 
 
 # ---------------------------------------------------------------------- failures
@@ -203,9 +195,10 @@ def test_a_hub_closes_when_its_last_wait_is_cancelled_while_the_scheduler_wakes_
     ("api", "place"), [("runbase", "reading"), ("ark", "reading"), ("runbase", "request")]
 )
 def test_a_bug_reaches_its_waiter_only(
-    service: Service, run: Any, api: str, place: str, monkeypatch: pytest.MonkeyPatch
+    service: Service, api: str, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service.ends = {"good": 15.0, "bad": 15.0}
+    service.look_up = Connections(connection(api))
     plain = module.on_poll
 
     def fail(generation_id: str) -> None:
@@ -220,22 +213,15 @@ def test_a_bug_reaches_its_waiter_only(
         monkeypatch.setattr(module, "on_poll", on_poll)
     else:
         service.answer = lambda request: fail(request.ids[0])  # type: ignore[func-returns-value]
-    bad, good = run(wait_for_each(Connections(connection(api)), ["bad", "good"]))
-    assert (bad.kind, good.kind) == ("deadline", "ended")
+    assert [step.kind for step in service.run_each(["bad", "good"])] == ["deadline", "ended"]
 
 
 def test_a_broken_scheduler_is_replaced_and_logged_once(
-    service: Service, run: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     service.ends = {"a": 15.0, "b": 15.0}
-
-    async def main() -> None:
-        waits = asyncio.create_task(wait_for_each(Connections(), "ab"))
-        await asyncio.sleep(1.0)
-        monkeypatch.setattr(only_hub(), "_sync_shared_quota", lambda now: 1 / 0)
-        assert {step.kind for step in await waits} == {"ended"}
-
-    run(main())
+    break_it = lambda: monkeypatch.setattr(only_hub(), "_sync_shared_quota", lambda now: 1 / 0)  # noqa: E731
+    assert ends(service.run_each("ab", at={1.0: break_it})) == {("ended", 0)}
     assert len(service.clients) == 2
     (line,) = caplog.messages
     assert "2 waits broke and starts again" in line
@@ -243,10 +229,14 @@ def test_a_broken_scheduler_is_replaced_and_logged_once(
 
 @pytest.mark.parametrize("shift", [-6 * HOUR, -24 * HOUR])
 def test_a_wall_clock_that_is_set_back_delays_no_event(
-    service: Service, run: Any, monkeypatch: pytest.MonkeyPatch, shift: float
+    service: Service, monkeypatch: pytest.MonkeyPatch, shift: float
 ) -> None:
     """Neither a granted submission, nor the end of a render, nor the lingering of a batch."""
     service.ends["g"] = -48 * HOUR  # ended by every clock, and polled once
+    service.answer = lambda request: (
+        reply(200, {"id": "h", "status": "running"}) if request.ids == ("h",) else None
+    )
+    monkeypatch.setattr(triggers, "look_up_settings", service.look_up)
     ended: dict[str, float] = {}
 
     async def events_of(trigger: Any) -> list[Any]:
@@ -256,25 +246,15 @@ def test_a_wall_clock_that_is_set_back_delays_no_event(
         await waiting
         ended[name] = asyncio.get_running_loop().time()
 
-    def state(generation_id: str) -> WaitState:
-        return WaitState(
-            generation_id=generation_id, media="video", deadline=time.time() + 30 * HOUR, poll_interval=300.0
-        )
-
     async def main() -> None:
-        loop, look_up = asyncio.get_running_loop(), Connections()
-        monkeypatch.setattr(triggers, "look_up_settings", look_up)
-        trigger = triggers.SeedanceGenerationTrigger(
-            seedance_conn_id=CONN, generation_id="g", deadline=time.time() + 30 * HOUR, poll_interval=300.0
-        )
-        pending = [(CONN, state("g")), (CONN, state("h"))]
-        service.answer = lambda request: (
-            reply(200, {"id": "h", "status": "running"}) if request.ids == ("h",) else None
-        )
+        loop = asyncio.get_running_loop()
+        known = {"deadline": time.time() + 30 * HOUR, "poll_interval": 300.0}
+        trigger = triggers.SeedanceGenerationTrigger(seedance_conn_id=CONN, generation_id="g", **known)
+        pending = [(CONN, WaitState(generation_id=name, media="video", **known)) for name in "gh"]
         waits = {
-            "submission": module.wait_for_submission(time.time() + 400.0, CONN, look_up),
+            "submission": module.wait_for_submission(time.time() + 400.0, CONN, service.look_up),
             "trigger": events_of(trigger),
-            "batch": wait_for_many(pending, look_up, min_ended=2, max_linger=60.0),
+            "batch": wait_for_many(pending, service.look_up, min_ended=2, max_linger=60.0),
         }
         tasks = [asyncio.create_task(timed(name, waiting)) for name, waiting in waits.items()]
         await asyncio.sleep(100.0)
@@ -283,7 +263,7 @@ def test_a_wall_clock_that_is_set_back_delays_no_event(
             await asyncio.wait(tasks, timeout=HOUR)
         await leave(*tasks)
 
-    run(main())
+    service.run(main())
     assert ended == {
         "submission": pytest.approx(400.0, abs=1),
         "trigger": pytest.approx(300.0, abs=1),
@@ -294,14 +274,13 @@ def test_a_wall_clock_that_is_set_back_delays_no_event(
 # ---------------------------------------------------------------------- connections
 
 
-def test_a_hub_closes_with_its_last_wait(service: Service, run: Any) -> None:
+def test_a_hub_closes_with_its_last_wait(service: Service) -> None:
     service.ends = {"a": 15.0, "b": 35.0, "c": 65.0}
-    look_up = Connections(connection(), connection(conn_id="other", key="another"))
+    service.look_up = look_up = Connections(connection(), connection(conn_id="other", key="another"))
 
     async def main() -> None:
-        first = asyncio.create_task(wait(look_up, "a"))
-        second = asyncio.create_task(wait(look_up, "b"))
-        other = asyncio.create_task(wait(look_up, "c", "other"))
+        waits = (service.wait("a"), service.wait("b"), service.wait("c", "other"))
+        first, second, other = map(asyncio.create_task, waits)
         await first
         await asyncio.sleep(0)
         assert [client.closed for client in service.clients] == [False, False]
@@ -309,10 +288,10 @@ def test_a_hub_closes_with_its_last_wait(service: Service, run: Any) -> None:
         await asyncio.sleep(0)
         assert [client.closed for client in service.clients] == [True, False]
         # The connections of the loop stay known while another hub is open.
-        assert (await wait(look_up, "a")).kind == "ended"
+        assert (await service.wait("a")).kind == "ended"
         await other
 
-    run(main())
+    service.run(main())
     assert [at for at, _ in look_up.looked_up] == [0.0, 0.0]
     assert len(service.clients) == 3
 
@@ -333,46 +312,40 @@ def test_a_hub_closes_with_its_last_wait(service: Service, run: Any) -> None:
     ],
 )
 def test_connections_share_a_quota_by_account_and_a_client_by_settings(
-    service: Service, run: Any, change: dict[str, Any], hubs: int, clients: int
+    service: Service, change: dict[str, Any], hubs: int, clients: int
 ) -> None:
     service.ends = {"a": 0.0, "b": 0.0}
-    look_up = Connections(connection(conn_id="one"), connection(conn_id="other", **change))
-
-    async def main() -> int:
-        waits = asyncio.create_task(wait_for_all(wait(look_up, "a", "one"), wait(look_up, "b", "other")))
-        await asyncio.sleep(5.0)
-        count = len(module._hubs)
-        assert kinds(await waits) == {"ended"}
-        return count
-
-    assert run(main()) == hubs
-    assert len(service.clients) == clients
+    service.look_up = Connections(connection(conn_id="one"), connection(conn_id="other", **change))
+    counts: list[int] = []
+    waits = (service.wait("a", "one"), service.wait("b", "other"))
+    steps = service.run_all(*waits, at={5.0: lambda: counts.append(len(module._hubs))})
+    assert ends(steps) == {("ended", 0)}
+    assert (counts, len(service.clients)) == ([hubs], clients)
     # Each generation is polled with its own connection.
     assert [request.settings.conn_id for request in service.requests if request.ids == ("a",)] == ["one"]
 
 
-def test_a_connection_is_looked_up_again_after_its_lifetime_once_for_all_waits(
-    service: Service, run: Any
-) -> None:
-    look_up = Connections()
+def test_a_connection_is_looked_up_again_after_its_lifetime_once_for_all_waits(service: Service) -> None:
+    service.look_up = look_up = Connections()
     service.ends = dict.fromkeys("ab", 2 * HOUR)
-    assert kinds(run(wait_for_each(look_up, "ab", interval=60.0, timeout=3 * HOUR))) == {"ended"}
+    assert ends(service.run_each("ab", interval=60.0, timeout=3 * HOUR)) == {("ended", 0)}
     moments = [at for at, _ in look_up.looked_up]
     assert moments == [TIMING.connection_lifetime * number for number in range(9)]
 
 
 def test_a_connection_that_cannot_be_looked_up_again_stays_in_use(
-    service: Service, run: Any, caplog: pytest.LogCaptureFixture
+    service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     service.ends["g"] = 1000.0
-    step = run(wait(Connections(fails=lambda at: at > 0), interval=100.0))
+    service.look_up = Connections(fails=lambda at: at > 0)
+    step = service.run(service.wait(interval=100.0))
     assert (step.kind, step.state.failures, step.state.poll_count) == ("ended", 0, 10)
     assert caplog.messages == [
         f"Connection {CONN!r} could not be looked up, which is repeated until it can: ConnectionError"
     ]
 
 
-def test_a_slow_look_up_delays_no_other_connection(service: Service, run: Any) -> None:
+def test_a_slow_look_up_delays_no_other_connection(service: Service) -> None:
     service.ends = {"a": 0.0, "b": 0.0}
     known = Connections(connection(conn_id="slow"), connection(conn_id="quick"))
 
@@ -380,46 +353,39 @@ def test_a_slow_look_up_delays_no_other_connection(service: Service, run: Any) -
         await asyncio.sleep(100.0 if conn_id == "slow" else 1.0)
         return await known(conn_id)
 
-    steps = run(wait_for_all(wait(look_up, "a", "slow"), wait(look_up, "b", "quick")))
-    assert kinds(steps) == {"ended"}
+    service.look_up = look_up
+    assert ends(service.run_all(service.wait("a", "slow"), service.wait("b", "quick"))) == {("ended", 0)}
     assert known.looked_up == [(1.0, "quick"), (100.0, "slow")]
     assert service.times("b") == [10.0 + 1.0]
 
 
 def test_a_failed_look_up_is_repeated_once_for_all_waits(
-    service: Service, run: Any, caplog: pytest.LogCaptureFixture
+    service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ids = service.add(20)
-    look_up = Connections(fails=lambda at: at < 200.0)
-    assert kinds(run(wait_for_each(look_up, ids))) == {"ended"}
-    gaps = [later - before for (before, _), (later, _) in itertools.pairwise(look_up.looked_up)]
-    assert len(gaps) <= 7
-    assert all(TIMING.min_retry_delay <= gap <= 2 * TIMING.max_retry_delay for gap in gaps)
+    service.look_up = look_up = Connections(fails=lambda at: at < 200.0)
+    assert {step.kind for step in service.run_each(service.add(20))} == {"ended"}
+    assert len(gaps(look_up)) <= 7
+    assert all(TIMING.min_retry_delay <= gap <= 2 * TIMING.max_retry_delay for gap in gaps(look_up))
     assert len(caplog.messages) == 1
 
 
-def test_look_ups_that_keep_failing_end_with_the_deadline(service: Service, run: Any) -> None:
-    async def main() -> Any:
-        return (await wait(Connections(fails=lambda at: True), timeout=500.0)).kind, passed()
+def test_look_ups_that_keep_failing_end_with_the_deadline(service: Service) -> None:
+    service.look_up = Connections(fails=lambda at: True)
 
-    assert run(main()) == ("deadline", 500.0)
+    async def main() -> Any:
+        return (await service.wait(timeout=500.0)).kind, passed()
+
+    assert service.run(main()) == ("deadline", 500.0)
     assert service.requests == []
 
 
-def test_a_new_key_is_used_after_the_first_refusal(service: Service, run: Any) -> None:
+def test_a_new_key_is_used_after_the_first_refusal(service: Service) -> None:
     ids = service.add(5)
     service.refused_keys = {"old"}
     service.latency = 1.0
-    look_up = Connections(connection(key="old"))
-
-    async def main() -> list[Any]:
-        waits = asyncio.create_task(wait_for_each(look_up, ids, interval=40.0))
-        await asyncio.sleep(20.0)
-        look_up.known[CONN] = connection(key="new")
-        return await waits
-
-    steps = run(main())
-    assert {(step.kind, step.state.failures) for step in steps} == {("ended", 0)}
+    service.look_up = look_up = Connections(connection(key="old"))
+    change = {20.0: lambda: look_up.known.update({CONN: connection(key="new")})}
+    assert ends(service.run_each(ids, at=change, interval=40.0)) == {("ended", 0)}
     # Simulated time may pass while the thread of a look-up starts.
     first, second = (at for at, _ in look_up.looked_up)
     assert first == 0.0
@@ -428,17 +394,16 @@ def test_a_new_key_is_used_after_the_first_refusal(service: Service, run: Any) -
     assert len(service.times()) == 10
 
 
-def test_an_invalid_key_is_looked_up_twice_a_minute_at_most(service: Service, run: Any) -> None:
+def test_an_invalid_key_is_looked_up_twice_a_minute_at_most(service: Service) -> None:
     service.refused_keys = {"wrong"}
-    look_up = Connections(connection(key="wrong"))
-    assert kinds(run(wait_for_each(look_up, "abc", interval=1.0, timeout=600.0))) == {"deadline"}
-    moments = [at for at, _ in look_up.looked_up]
-    assert all(later - before >= 30.0 for before, later in itertools.pairwise(moments))
-    assert len(moments) >= 5
+    service.look_up = look_up = Connections(connection(key="wrong"))
+    assert {step.kind for step in service.run_each("abc", interval=1.0, timeout=600.0)} == {"deadline"}
+    assert all(gap >= 30.0 for gap in gaps(look_up))
+    assert len(look_up.looked_up) >= 5
     assert len(service.clients) == 1
 
 
-def test_each_wait_gets_an_error_of_its_own(run: Any) -> None:
+def test_each_wait_gets_an_error_of_its_own(service: Service) -> None:
     failure = errors.SeedanceConfigurationError("no API key")
 
     async def fail(_: str) -> Settings:
@@ -448,6 +413,6 @@ def test_each_wait_gets_an_error_of_its_own(run: Any) -> None:
         connections = module.Connections(fail, TIMING)
         return await asyncio.gather(*(connections.get(CONN) for _ in range(3)), return_exceptions=True)
 
-    found = run(main())
+    found = service.run(main())
     assert len(set(map(id, found))) == 3
     assert all(error.__cause__ is failure and str(error) == "no API key" for error in found)
