@@ -32,29 +32,10 @@ def known(
     return quota
 
 
-# ---------------------------------------------------------------------- headers
-
-
-def test_an_unknown_quota_is_no_limit() -> None:
-    quota = Quota()
-    assert quota.free(NOW) == math.inf
-    assert not quota.known
-    assert quota.reserved_for_submissions(NOW) == 0
-    assert quota.rate == 0
-    assert quota.as_rate_limit() == RateLimit()
-
-
-def test_requests_are_counted_down_from_the_headers() -> None:
-    quota = known(7)
-    assert quota.free(NOW) == 7
-    quota.spend(NOW)
-    assert quota.free(NOW) == 6
-    assert quota.as_rate_limit() == headers(6)
-
-
 @pytest.mark.parametrize(
     ("spent", "reported", "plan", "free"),
     [
+        (1, RateLimit(), None, 6),
         (3, headers(6), None, 4),  # the reply to the first of three requests gives nothing back
         (1, headers(2), None, 2),  # other users of the key are seen in the headers
         (0, headers(80, limit=100), None, 80),
@@ -68,6 +49,7 @@ def test_the_smallest_of_headers_count_and_plan_is_used(
     quota = known(7, requests_per_hour=plan)
     for _ in range(spent):
         quota.spend(NOW)
+    assert quota.as_rate_limit() == headers(7 - spent)
     quota.learn(reported, NOW)
     assert quota.free(NOW) == free
 
@@ -93,10 +75,12 @@ def test_headers_of_a_window_that_has_ended_are_ignored() -> None:
 @pytest.mark.parametrize(
     "limit", [RateLimit(), RateLimit(limit=10), RateLimit(remaining=3), RateLimit(limit=0, remaining=0)]
 )
-def test_incomplete_headers_are_ignored(limit: RateLimit) -> None:
+def test_incomplete_headers_are_ignored_and_an_unknown_quota_is_no_limit(limit: RateLimit) -> None:
     quota = Quota()
     quota.learn(limit, NOW)
-    assert quota.free(NOW) == math.inf
+    assert (quota.free(NOW), quota.known, quota.rate) == (math.inf, False, 0)
+    assert quota.reserved_for_submissions(NOW) == 0
+    assert quota.as_rate_limit() == RateLimit()
 
 
 def test_headers_of_one_window_lengthen_it_and_those_of_another_replace_it() -> None:
@@ -121,21 +105,14 @@ def test_windows_that_end_at_about_the_same_time_are_the_same(later: float, left
     assert quota.remaining == left
 
 
-def test_the_end_of_a_window_in_the_far_future_is_ignored() -> None:
-    """It would stop every request until then."""
-    quota = known(0, reset=86401)
-    assert quota.opens_at(NOW) <= NOW + 62
-    assert quota.free(NOW + 62) == 10
-    quota.learn(headers(0, reset=86400), NOW)
-    assert quota.free(NOW + 86000) == 0
-
-
-@pytest.mark.parametrize("left", [0, 1])
-def test_a_used_up_quota_without_a_reset_is_tried_again_after_a_while(left: int) -> None:
-    quota = known(left, reset=None)
+@pytest.mark.parametrize(("left", "reset"), [(0, None), (1, None), (0, 86401.0)])
+def test_a_used_up_quota_without_a_reset_is_tried_again_after_a_while(left: int, reset: float | None) -> None:
+    """A window that ends in the far future would stop every request until then."""
+    quota = known(left, reset=reset)
     assert quota.free(NOW) == left
     assert NOW + POLICY.reset_margin < quota.opens_at(NOW) <= NOW + 62
     assert quota.free(NOW + 62) == 10
+    assert known(0, reset=86400).free(NOW + 86000) == 0
 
 
 def test_unanswered_requests_of_a_new_window_do_not_use_it_up() -> None:
@@ -153,9 +130,6 @@ def test_the_rate_of_a_quota_and_the_time_left_in_its_window() -> None:
     assert quota.rate == pytest.approx(10 / 600)
     assert quota.left_in_window(NOW + 100) == 500
     assert quota.left_in_window(NOW + 600) is None
-
-
-# ---------------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize(
@@ -179,19 +153,14 @@ def test_only_the_first_of_overlapping_refusals_is_new() -> None:
     assert quota.refuse(1, NOW + 129.9)
 
 
-def test_a_refusal_empties_the_window() -> None:
+@pytest.mark.parametrize(("retry_after", "opens"), [(30, NEXT), (1000, NOW + 1000)])
+def test_a_refusal_empties_the_window(retry_after: float, opens: float) -> None:
+    """The window goes on, and other users of the key have used it up."""
     quota = known(5)
-    quota.refuse(30, NOW)
-    assert quota.reset_at == NOW + 600
-    assert quota.free(NOW + 31) == 0  # the window goes on, and other users of the key have used it up
-    assert quota.free(NEXT) == 10
-    quota = known(5)
-    quota.refuse(1000, NOW)  # beyond the window
-    assert quota.free(NOW + 999) == 0
-    assert quota.free(NOW + 1000) == 10
-
-
-# ---------------------------------------------------------------------- submissions
+    quota.refuse(retry_after, NOW)
+    assert quota.reset_at == opens - POLICY.reset_margin
+    assert quota.free(opens - 0.01) == 0
+    assert quota.free(opens) == 10
 
 
 def test_a_granted_submission_counts_once() -> None:
@@ -257,9 +226,6 @@ def test_the_share_of_submissions_in_a_plan() -> None:
     assert quota.reserved_for_submissions(NOW - 700) == 2
 
 
-# ---------------------------------------------------------------------- plan and polls
-
-
 def test_the_requests_of_a_plan_are_counted_by_the_half_minute() -> None:
     """Ten thousand requests take little memory."""
     quota = Quota(requests_per_hour=100_000)
@@ -315,7 +281,7 @@ def test_a_short_quota_makes_intervals_longer(remaining: int, waiting: int, fact
     st.lists(
         st.tuples(
             st.floats(0, 100),
-            st.sampled_from(["spend", "expect", "learn", "refuse", "observe"]),
+            st.sampled_from(["spend", "expect_submission", "learn", "refuse", "observe"]),
             st.integers(0, 20),
             st.one_of(st.none(), st.floats(0, 4000)),
         ),
@@ -330,16 +296,15 @@ def test_every_quota_has_room_again_in_the_end(
     now = NOW
     for passed, what, number, seconds in events:
         now += passed
-        if what == "spend":
-            quota.spend(now)
-        elif what == "expect":
-            quota.expect_submission(now)
-        elif what == "learn":
-            quota.learn(headers(number, limit=20, reset=now - NOW + (seconds or 0)), now)
-        elif what == "refuse":
-            quota.refuse(seconds, now)
-        else:
-            quota.on_observed_submission(now, now)
+        match what:
+            case "learn":
+                quota.learn(headers(number, limit=20, reset=now - NOW + (seconds or 0)), now)
+            case "refuse":
+                quota.refuse(seconds, now)
+            case "observe":
+                quota.on_observed_submission(now, now)
+            case _:
+                getattr(quota, what)(now)
         assert quota.free(now) >= 0
         assert quota.reserved_for_submissions(now) >= 0
     for _ in range(500):
