@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,7 +24,6 @@ from airflow_provider_seedance.sensors.seedance import SeedanceGenerationSensor
 
 Connect = Callable[..., None]
 
-QUOTA_WAIT = 0.1
 DAY = 86400.0
 #: Arguments of every task.
 SHORT = {"task_id": "task", "timeout": 0.05, "poll_interval": 0.02}
@@ -31,13 +31,8 @@ SHORT = {"task_id": "task", "timeout": 0.05, "poll_interval": 0.02}
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_timing(
-        monkeypatch,
-        max_quota_wait=QUOTA_WAIT,
-        max_worker_quota_wait=QUOTA_WAIT,
-        quota_backoff=QUOTA_WAIT,
-        min_trigger_time=0.0,
-    )
+    waits = dict.fromkeys(("max_quota_wait", "max_worker_quota_wait", "quota_backoff"), 0.1)
+    set_timing(monkeypatch, **waits, min_trigger_time=0.0)
 
 
 @pytest.fixture(params=[("rate_limit", {"retry_after": 0}), ("refuse", {"status": 503})], ids=["429", "503"])
@@ -60,19 +55,16 @@ def make_batch(**arguments: Any) -> SeedanceGenerateVideoBatchOperator:
     return SeedanceGenerateVideoBatchOperator(**{**SHORT, "requests": ["a"], **arguments})
 
 
-def run_to_its_end(op: Any) -> None:
+def run_to_its_end(op: Any) -> Any:
     """Execute a task, and resume it after each deferral."""
     context = make_context(Store(), TaskInstance())
-    call = lambda: op.execute(context)  # noqa: E731
+    enter = partial(op.execute, context)
     for _ in range(10):
         try:
-            call()
+            return enter()
         except TaskDeferred as deferred:
             kwargs = {**(deferred.kwargs or {}), "event": payload_of(deferred.trigger)}
-            name = deferred.method_name
-            call = lambda name=name, kwargs=kwargs: op.resume_execution(name, kwargs, context)  # type: ignore[misc]  # noqa: E731
-        else:
-            return
+            enter = partial(op.resume_execution, deferred.method_name, kwargs, context)
     raise AssertionError("the task never ends")
 
 
@@ -135,13 +127,12 @@ def test_the_wait_for_the_quota_is_measured_from_the_deadline(
     services.fault("rate_limit", on="status", times=None, retry_after=1800)
 
     def resume(deadline: float) -> Any:
-        return op.resume_execution(
-            "execute_complete", {**(deferred.kwargs or {}), "deadline": deadline}, context
-        )
+        kwargs = {**(deferred.kwargs or {}), "deadline": deadline}
+        return op.resume_execution("execute_complete", kwargs, context)
 
     for late in (10.0, DAY - 10.0):
         over = time.time() - late
-        again: Any = deferral(lambda over=over: resume(over))  # type: ignore[misc]
+        again: Any = deferral(partial(resume, over))
         assert again.kwargs["deadline"] == over
         assert again.trigger.deadline > time.time() + 1700
         # Airflow's own timeout comes after all that the trigger may do.

@@ -27,10 +27,8 @@ def seconds_left(
 def test_renders_take_as_long_as_earlier_ones() -> None:
     assert seconds_left(LIKE) == pytest.approx(100, abs=8)
     assert (seconds_left(LIKE, elapsed=120) or 0) > 0
+    # Of what is not known, nothing is said.
     assert seconds_left(LIKE, elapsed=1e9) is None
-
-
-def test_nothing_is_said_of_what_is_not_known() -> None:
     assert seconds_left([]) is None
     assert seconds_left([], elapsed=30, progress=1.0) is None
 
@@ -42,13 +40,8 @@ def test_the_service_may_estimate_and_report_progress() -> None:
 
 def wait(resolution: str, submitted: float | None = 0.0) -> WaitState:
     at = None if submitted is None else NOON.timestamp() + submitted
-    return WaitState(
-        generation_id="g",
-        media="video",
-        deadline=0.0,
-        submitted_at=at,
-        result_defaults={"resolution": resolution},
-    )
+    known = {"submitted_at": at, "result_defaults": {"resolution": resolution}}
+    return WaitState(generation_id="g", media="video", deadline=0.0, **known)
 
 
 class Ledger:
@@ -61,7 +54,7 @@ class Ledger:
         return {kind: LIKE for kind in kinds if kind == kind_of("video", {"resolution": "720p"})}
 
 
-def test_each_kind_of_a_batch_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_kind_of_a_batch_is_read_once() -> None:
     ledger = Ledger()
     known = KnownDurations(ledger.durations)
     kind, other = kind_of("video", {"resolution": "720p"}), kind_of("video", {"resolution": "4k"})

@@ -20,10 +20,13 @@ def after(*readings: tuple[float, float]) -> float | None:
 
 
 @pytest.mark.parametrize(
-    "readings", [(), ((50.0, 0.0),), ((50.0, -1.0),), ((50.0, math.nan),), ((50.0, 101.0),)]
+    ("readings", "usable"),
+    [((), False)]
+    + [(((50.0, percent),), False) for percent in (0.0, -1.0, math.nan, 101.0)]
+    + [((reading,), True) for reading in ((1.0, 20.0), (60.0, 100.0), (60.0, 0.6), (60.0, 3.0))],
 )
-def test_unusable_progress_gives_no_estimate(readings: tuple[tuple[float, float], ...]) -> None:
-    assert after(*readings) is None
+def test_usable_progress(readings: tuple[tuple[float, float], ...], usable: bool) -> None:
+    assert (after(*readings) is not None) is usable
 
 
 def test_linear_progress_is_extrapolated() -> None:
@@ -72,28 +75,23 @@ def test_progress_that_stops_gives_no_estimate(percents: Sequence[float], estima
     assert (after(*readings) is not None) is estimated
 
 
-@pytest.mark.parametrize("reading", [(1.0, 20.0), (60.0, 100.0), (60.0, 0.6), (60.0, 3.0)])
-def test_the_smallest_and_largest_usable_progress(reading: tuple[float, float]) -> None:
-    assert after(reading) is not None
-
-
 @pytest.mark.parametrize("reading", [(0.9, 20.0), (60.0, 100.1)])
 def test_an_impossible_reading_is_ignored(reading: tuple[float, float]) -> None:
     series = ((50.0, 40.0), (70.0, 60.0))
     assert next_by_progress([*series, reading], 70.0, prior_model()) == after(*series)
 
 
-SERIES = (
-    ((60.0, 30.0), (90.0, 52.0)),
-    ((60.0, 2.0),),
-    ((300.0, 20.0), (400.0, 40.0), (500.0, 64.0)),
-    ((100.0, 95.0), (110.0, 99.0)),
-    ((5.0, 97.0), (300.0, 100.0)),
-    ((20_000.0, 50.0),),
+@pytest.mark.parametrize(
+    "series",
+    [
+        ((60.0, 30.0), (90.0, 52.0)),
+        ((60.0, 2.0),),
+        ((300.0, 20.0), (400.0, 40.0), (500.0, 64.0)),
+        ((100.0, 95.0), (110.0, 99.0)),
+        ((5.0, 97.0), (300.0, 100.0)),
+        ((20_000.0, 50.0),),
+    ],
 )
-
-
-@pytest.mark.parametrize("series", SERIES)
 @pytest.mark.parametrize(
     "model", [prior_model(), DurationModel().updated(95.0, 105.0)], ids=["unknown", "known"]
 )
@@ -119,9 +117,8 @@ def test_an_end_is_weighted_by_the_model_and_the_readings(
             expected.append((end, likely))
     found = module._ends(series, model)
     assert [end for end, _ in found] == pytest.approx([end for end, _ in expected])
-    assert [weight for _, weight in found] == pytest.approx(
-        [weight for _, weight in expected], rel=1e-9, abs=1e-300
-    )
+    weights = [weight for _, weight in expected]
+    assert [weight for _, weight in found] == pytest.approx(weights, rel=1e-9, abs=1e-300)
 
 
 def test_an_end_at_the_time_of_the_reading_is_excluded() -> None:

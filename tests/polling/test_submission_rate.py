@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -112,22 +111,21 @@ def test_processes_share_a_rate_by_key_and_kind() -> None:
     assert SharedRate(IDENTITY, "m", 1).refuse(NOW) >= MIN_REFUSED_SECONDS
 
 
-@pytest.fixture
-def limit_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+class Rate(SharedRate):
+    """Rate that only keeps what it is made of."""
+
+    def __init__(self, identity: Any, *given: Any) -> None:
+        self.given = given
+
+
+def limit_of(request: Any, api: str = "ark", **extra: Any) -> Any:
     """Return kind, limit and count of the rate for a request."""
-    monkeypatch.setattr(
-        shared_quota.SharedRate, "__init__", lambda self, *given: setattr(self, "given", given[1:])
-    )
-
-    def find(request: Any, api: str = "ark", **extra: Any) -> Any:
-        found = settings(api=api, **extra)
-        rate: Any = SharedRate.of(found, prepare_request(found, request).request)
-        return rate and rate.given
-
-    return find
+    found = settings(api=api, **extra)
+    rate: Any = Rate.of(found, prepare_request(found, request).request)
+    return rate and rate.given
 
 
-def test_ark_has_limits_by_model_resolution_and_tier(limit_of: Callable[..., Any]) -> None:
+def test_ark_has_limits_by_model_resolution_and_tier() -> None:
     seedance = "dreamina-seedance-2-0-260128"
     assert limit_of(VideoRequest(prompt="p")) == (seedance, 600, 1)
     assert limit_of(VideoRequest(prompt="p", resolution="4k")) == (f"{seedance}/4k", 15, 1)
@@ -137,7 +135,7 @@ def test_ark_has_limits_by_model_resolution_and_tier(limit_of: Callable[..., Any
     assert limit_of(ImageRequest(prompt="p", resolution="4k")) == ("seedream-4-5-251128", 500, 1)
 
 
-def test_the_connection_sets_the_limits_of_its_plan(limit_of: Callable[..., Any]) -> None:
+def test_the_connection_sets_the_limits_of_its_plan() -> None:
     video = VideoRequest(prompt="p")
     assert limit_of(video, submissions_per_minute=180)[1] == 180
     assert limit_of(video, submissions_per_minute={"*/4k": 15, "*": 120})[1] == 120
