@@ -27,8 +27,7 @@ URL = "https://cdn.example/out.mp4?X-Signature=topsecret"
 
 
 def generation(status: str = "succeeded", **known: Any) -> Generation:
-    if status == "succeeded":
-        known.setdefault("urls", (URL,))
+    known = {"urls": (URL,) if status == "succeeded" else (), **known}
     return Generation(generation_id="g-1", api="ark", media="video", status=GenerationStatus(status), **known)
 
 
@@ -71,10 +70,9 @@ def test_an_event_of_an_ended_generation_is_read_as_written(ended: Generation) -
         *({**EVENT, "outcome": outcome} for outcome in ("no_output", "callback")),
         {**EVENT, "generation_id": "g-2"},
         {**EVENT, "result": None},
-        *(
-            {**EVENT, "result": {**RESULT, **change}}
-            for change in ({"generation_id": "g-2"}, {"status": "unheard-of"}, {"urls": "text"})
-        ),
+        {**EVENT, "result": {**RESULT, "generation_id": "g-2"}},
+        {**EVENT, "result": {**RESULT, "status": "unheard-of"}},
+        {**EVENT, "result": {**RESULT, "urls": "text"}},
     ],
 )
 def test_an_event_without_a_complete_result_is_not_used(event: Any) -> None:

@@ -6,7 +6,6 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import ANY, AsyncMock
 
@@ -21,7 +20,7 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import GenerationStatus
 from airflow_provider_seedance.polling import hub
-from airflow_provider_seedance.polling.wait_state import PollTiming
+from airflow_provider_seedance.polling.wait_state import PollTiming, WaitStep
 from airflow_provider_seedance.triggers import seedance as module
 from airflow_provider_seedance.triggers.events import read_event
 from airflow_provider_seedance.triggers.seedance import SeedanceCallbackTrigger, SeedanceQuotaTrigger
@@ -51,7 +50,6 @@ def submit(
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that a trigger sleeps, none of which pass; it is 1000 seconds after 1970."""
     slept: list[float] = []
-
     monkeypatch.setattr(module.asyncio, "sleep", AsyncMock(side_effect=slept.append))
     monkeypatch.setattr(module.time, "time", lambda: 1000.0)
     return slept
@@ -76,28 +74,23 @@ def test_a_trigger_is_restored_from_what_it_serializes(trigger: Any) -> None:
     assert getattr(module, name)(**carried).serialize() == (path, kwargs)
 
 
-# ---------------------------------------------------------------------- generations
-
-
 @pytest.mark.parametrize("api", ALL_APIS)
 def test_an_ended_generation_fires(submit: Callable[[str], str], api: str) -> None:
     generation_id = submit(api)
     trigger = make(generation_id, result_defaults={"model": "requested", "resolution": "720p"})
     generation = read_event(payload_of(trigger), generation_id)
-    assert generation is not None
+    assert generation
     assert generation.status is GenerationStatus.SUCCEEDED
-    assert generation.urls
-    assert generation.model
-    assert generation.resolution
+    assert all((generation.urls, generation.model, generation.resolution))
 
 
 def test_a_failure_fires_with_its_reason(services: SeedanceEmulator, submit: Callable[[str], str]) -> None:
     services.fault("fail", message="no", code="OutOfMemory")
     generation_id = submit("ark")
     generation = read_event(payload_of(make(generation_id, end_from_trigger=True)), generation_id)
-    assert generation is not None
-    found = (generation.status, generation.error_message, generation.error_code)
-    assert found == ("failed", "no", "OutOfMemory")
+    assert generation
+    assert (generation.status, generation.error_message) == ("failed", "no")
+    assert generation.error_code == "OutOfMemory"
 
 
 @pytest.mark.parametrize("seconds", [-1.0, 0.03])
@@ -114,13 +107,11 @@ def test_a_deadline_fires(services: SeedanceEmulator, submit: Callable[[str], st
 def test_nothing_fires_at_first(monkeypatch: pytest.MonkeyPatch, slept: list[float], ends: float) -> None:
     """A task that resumes while its deferring process still ends can be failed by the scheduler."""
 
-    async def wait(state: Any, conn_id: str, look_up: Any, *, not_before: float, **_: Any) -> Any:
-        assert not_before == MIN_SECONDS
-        return SimpleNamespace(kind="deadline", state=state)
-
+    wait = AsyncMock(side_effect=lambda state, *_, **__: WaitStep("deadline", state))
     monkeypatch.setattr(module, "wait_for_generation", wait)
     fire(make("g", deadline=1000.0 + ends))
-    assert MIN_SECONDS >= 5
+    assert wait.await_args
+    assert wait.await_args.kwargs["not_before"] == MIN_SECONDS >= 5
     assert slept == [pytest.approx(MIN_SECONDS, abs=0.1)]
 
 
@@ -152,20 +143,16 @@ def test_a_trigger_ends_the_task_with_the_result_of_a_worker(
     assert [name.partition("_")[0] for name in threads] == ["seedance-ledger"]
 
 
-# ---------------------------------------------------------------------- submissions
-
-
+@pytest.mark.parametrize("conn_id", [None, "missing"])
 @pytest.mark.parametrize(("moment", "pause"), [(1000.0, 5.0), (500.0, 5.0), (2800.0, 1800.0)])
-def test_a_submission_waits_for_its_time(slept: list[float], moment: float, pause: float) -> None:
-    assert fire(SeedanceQuotaTrigger(not_before=moment)).payload == {"not_before": moment}
-    assert slept == [pytest.approx(pause, abs=0.1)]
-
-
-def test_a_missing_connection_delays_nothing(monkeypatch: pytest.MonkeyPatch, slept: list[float]) -> None:
+def test_a_submission_waits_for_its_time_and_for_no_missing_connection(
+    monkeypatch: pytest.MonkeyPatch, slept: list[float], moment: float, pause: float, conn_id: str | None
+) -> None:
     missing = errors.SeedanceConfigurationError("there is no such connection")
     monkeypatch.setattr(module, "look_up_settings", AsyncMock(side_effect=missing))
-    trigger = SeedanceQuotaTrigger(not_before=1.0, seedance_conn_id="gone")
-    assert fire(trigger).payload == {"not_before": 1.0}
+    trigger = SeedanceQuotaTrigger(not_before=moment, seedance_conn_id=conn_id)
+    assert fire(trigger).payload == {"not_before": moment}
+    assert sum(slept) == pytest.approx(pause, abs=0.1)
     assert hub._connections == {}
 
 

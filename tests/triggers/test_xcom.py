@@ -13,6 +13,7 @@ from unittest.mock import AsyncMock
 
 import pytest
 from airflow.sdk.bases.xcom import BaseXCom
+from polling.simulated import simulate
 from support import on_loop
 from versions import ENDING_FROM_TRIGGERS, needs
 
@@ -86,27 +87,21 @@ def ended(generation_id: str) -> Generation:
     )
 
 
-async def report_ends(ids: list[str]) -> None:
-    """Report ends, and one more after the wait."""
-    with EndsReporter(TI) as reporter:
-        for one in ids:
-            reporter(ended(one))
-            await asyncio.sleep(0.03)
-    reporter(ended("late"))
-    await asyncio.sleep(0.03)
-
-
+@pytest.mark.parametrize(("seconds", "writes"), [(6.0, ["a", "ab", "abc"]), (1.0, ["a"])])
 def test_the_ends_of_a_batch_are_written_at_an_interval(
-    written: list[tuple[str, Any, int]], monkeypatch: pytest.MonkeyPatch
+    written: list[tuple[str, Any, int]], monkeypatch: pytest.MonkeyPatch, seconds: float, writes: list[str]
 ) -> None:
-    monkeypatch.setattr(xcom, "MIN_WRITE_INTERVAL_SECONDS", 0.001)
-    on_loop(report_ends(["a", "b"]))
-    assert [[one["generation_id"] for one in value] for _, value, _ in written] == [["a"], ["a", "b"]]
+    async def report_ends() -> None:
+        with EndsReporter(TI) as reporter:
+            for generation_id in "abc":
+                reporter(ended(generation_id))
+                await asyncio.sleep(seconds)
+        reporter(ended("after the wait"))
+        await asyncio.gather(*xcom._pushes)
+
+    simulate(monkeypatch, report_ends())
+    assert ["".join(one["generation_id"] for one in value) for _, value, _ in written] == writes
     assert {one["completed_at"] for _, value, _ in written for one in value} == {SEEN.isoformat()}
-    written.clear()
-    monkeypatch.setattr(xcom, "MIN_WRITE_INTERVAL_SECONDS", 60)
-    on_loop(report_ends(["a", "b", "c"]))
-    assert len(written) == 1
 
 
 def test_failed_write_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
