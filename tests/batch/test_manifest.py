@@ -16,7 +16,13 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.batch import manifest
 from airflow_provider_seedance.batch.manifest import read_manifest, read_result, write_manifest
 
+TEXT = st.text(st.characters(codec="utf-8"))
 LINES = [{"key": "a", "status": "succeeded", "url": "https://x.example/1"}, {"key": "b", "status": "failed"}]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "manifest.jsonl"
 
 
 def test_a_written_manifest_is_read(tmp_path: Path) -> None:
@@ -29,41 +35,32 @@ def test_a_written_manifest_is_read(tmp_path: Path) -> None:
 
 
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(st.characters(exclude_categories=["Cs"])),
+    st.none() | st.booleans() | st.integers() | TEXT,
     lambda inner: st.lists(inner, max_size=3),
     max_leaves=5,
 )
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    lines=st.lists(
-        st.fixed_dictionaries({"key": st.text(st.characters(exclude_categories=["Cs"])), "x": values})
-    )
-)
-def test_every_written_line_is_read(tmp_path: Path, lines: list[dict[str, Any]]) -> None:
-    path = str(tmp_path / "any.jsonl")
-    write_manifest(path, lines)
-    assert read_manifest(path) == lines
-    assert len((tmp_path / "any.jsonl").read_text("utf-8").splitlines()) == len(lines)
+@given(lines=st.lists(st.fixed_dictionaries({"key": TEXT, "x": values})))
+def test_every_written_line_is_read(path: Path, lines: list[dict[str, Any]]) -> None:
+    write_manifest(str(path), lines)
+    assert read_manifest(str(path)) == lines
+    assert len(path.read_text("utf-8").splitlines()) == len(lines)
 
 
-def test_a_failed_write_leaves_the_previous_manifest(tmp_path: Path) -> None:
-    path = str(tmp_path / "manifest.jsonl")
-    write_manifest(path, LINES)
+def test_a_failed_write_leaves_the_previous_manifest(path: Path) -> None:
+    write_manifest(str(path), LINES)
     with pytest.raises(ValueError, match="JSON"):
-        write_manifest(path, [*LINES, {"key": "c", "x": float("nan")}])
-    assert read_manifest(path) == LINES
-    assert os.listdir(tmp_path) == ["manifest.jsonl"]
+        write_manifest(str(path), [*LINES, {"key": "c", "x": float("nan")}])
+    assert read_manifest(str(path)) == LINES
+    assert os.listdir(path.parent) == ["manifest.jsonl"]
 
 
 @pytest.mark.parametrize(
     "torn", [b'{"key": "b", "sta', '{"key": "灯'.encode()[:-1], '{"key": "灯'.encode()[:-2]]
 )
-def test_an_incomplete_line_is_left_out(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, torn: bytes
-) -> None:
-    path = tmp_path / "manifest.jsonl"
+def test_an_incomplete_line_is_left_out(path: Path, caplog: pytest.LogCaptureFixture, torn: bytes) -> None:
     path.write_bytes(b'{"key": "a"}\n' + torn)
     assert read_manifest(str(path)) == [{"key": "a"}]
     assert f"The last line of {path} (2) is incomplete" in caplog.text
@@ -72,8 +69,7 @@ def test_an_incomplete_line_is_left_out(
         assert read_manifest(str(path)) == [{"key": "a"}, {"key": "b"}]
 
 
-def test_lines_are_compact_utf_8(tmp_path: Path) -> None:
-    path = tmp_path / "manifest.jsonl"
+def test_lines_are_compact_utf_8(path: Path) -> None:
     write_manifest(str(path), [{"key": "灯", "urls": ["x"]}, {"key": "\ud800"}])
     assert path.read_bytes() == '{"key":"灯","urls":["x"]}\n{"key":"\\ud800"}\n'.encode()
     write_manifest(str(path), [])
@@ -92,10 +88,10 @@ def test_lines_are_compact_utf_8(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_malformed_line_is_named(tmp_path: Path, content: bytes, message: str) -> None:
-    (tmp_path / "manifest.jsonl").write_bytes(content)
+def test_a_malformed_line_is_named(path: Path, content: bytes, message: str) -> None:
+    path.write_bytes(content)
     with pytest.raises(errors.SeedanceConfigurationError, match=message):
-        read_manifest(str(tmp_path / "manifest.jsonl"))
+        read_manifest(str(path))
 
 
 DONE = {"generation_id": "g", "api": "ark", "media": "video", **LINES[0], "urls": ["https://x.example/1"]}
@@ -122,9 +118,8 @@ def test_a_missing_manifest_is_refused(tmp_path: Path, name: str) -> None:
         read_manifest("nosuch://x/m.jsonl")
 
 
-def test_a_manifest_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_manifest_that_is_too_large_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest, "MAX_MANIFEST_BYTES", 20)
-    path = tmp_path / "manifest.jsonl"
     path.write_text('{"key": "a"}\n')
     assert len(read_manifest(str(path))) == 1
     path.write_text('{"key": "a"}\n' * 2)
@@ -134,12 +129,11 @@ def test_a_manifest_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("method", ["info", "open"])
 @pytest.mark.parametrize("error", [ConnectionError("hung up"), PermissionError("not now")])
-def test_an_unreachable_store_is_worth_a_retry(tmp_path: Path, method: str, error: Exception) -> None:
-    path = f"file://{tmp_path}/manifest.jsonl"
-    write_manifest(path, LINES)
+def test_an_unreachable_store_is_worth_a_retry(path: Path, method: str, error: Exception) -> None:
+    write_manifest(str(path), LINES)
     with (
         patch.object(LocalFileSystem, method, side_effect=error),
         pytest.raises(errors.SeedanceMediaError, match=str(error)) as caught,
     ):
-        read_manifest(path)
+        read_manifest(f"file://{path}")
     assert caught.value.retry_helps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from unittest.mock import patch
 import pytest
 from airflow.sdk import ObjectStoragePath
 from fsspec.implementations.local import LocalFileSystem
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.batch import requests
@@ -39,9 +42,6 @@ def arguments(value: Any, defaults: dict[str, Any] | None = None) -> list[dict[s
     return [item.arguments for item in read_requests(value, defaults)]
 
 
-# ---------------------------------------------------------------------- lists
-
-
 def test_prompts_and_dicts() -> None:
     assert read_requests(["A lamp", {"prompt": "A bag", "key": "bag", "duration": 8}], {"duration": 4}) == [
         BatchItem(key="0", arguments={"prompt": "A lamp", "duration": 4}),
@@ -56,16 +56,10 @@ def test_any_iterable() -> None:
         def __iter__(self) -> Iterator[str]:
             return iter(("A lamp", "A bag"))
 
-    expected = [{"prompt": "A lamp"}, {"prompt": "A bag"}]
-    as_text = ("('A lamp', {'prompt': 'A bag'})", '\n  ["A lamp",\n {"prompt": "A bag"}]\n')
-    for value in (
-        *as_text,
-        Lazy(),
-        iter(("A lamp", "A bag")),
-        ("A lamp", "A bag"),
-        {"A lamp": 1, "A bag": 2}.keys(),
-    ):
-        assert arguments(value) == expected
+    texts = ("('A lamp', {'prompt': 'A bag'})", '\n  ["A lamp",\n {"prompt": "A bag"}]\n')
+    prompts = ("A lamp", "A bag")
+    for value in (*texts, Lazy(), iter(prompts), prompts, dict.fromkeys(prompts).keys()):
+        assert arguments(value) == [{"prompt": "A lamp"}, {"prompt": "A bag"}]
     for value in ([], (), "[]", "()", " [] ", iter(())):
         assert read_requests(value, {"duration": 4}) == []
 
@@ -104,20 +98,13 @@ def test_a_file_of_invalid_lines_is_not_read_to_its_end(tmp_path: Path) -> None:
     assert read.call_count == MAX_ITEMS + 1
 
 
-# ---------------------------------------------------------------------- items
-
-
-@pytest.mark.parametrize("unset", [None, "", " ", "None"])
-def test_an_unset_argument_gets_its_default(unset: Any) -> None:
-    assert arguments([{"prompt": "A lamp", "duration": unset}], {"duration": 4, "seed": unset}) == [
-        {"prompt": "A lamp", "duration": 4}
-    ]
-
-
-@pytest.mark.parametrize("value", [0, False, [], {}])
-def test_a_false_argument_is_set(value: Any) -> None:
-    request = {"prompt": "A lamp", "seed": value}
-    assert arguments([request], {"seed": 4}) == [request]
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [*((unset, 4) for unset in (None, "", " ", "None")), *((false, false) for false in (0, False, [], {}))],
+)
+def test_an_unset_argument_gets_its_default(value: Any, read: Any) -> None:
+    expected = [{"prompt": "A lamp", "seed": read}]
+    assert arguments([{"prompt": "A lamp", "seed": value}], {"seed": 4, "duration": " "}) == expected
 
 
 def test_prompts_and_the_values_of_the_caller_are_not_changed() -> None:
@@ -230,17 +217,10 @@ def test_a_message_does_not_repeat_long_names() -> None:
 
 
 def test_an_invalid_request_that_is_kept_fails_its_item_only(tmp_path: Path) -> None:
-    value = [
-        "A lamp",
-        {"prompt": " ", "key": "b"},
-        {"prompt": "x", "durtion": 1},
-        7,
-        {"prompt": "y", "key": " "},
-    ]
-    items = read_requests(value, {"seed": 1}, keep=True)
-    assert [(item.key, item.failure.kind if item.failure else None) for item in items] == [
-        ("0", None), ("b", "request"), ("2", "request"), ("3", "request"), ("4", "request"),
-    ]  # fmt: skip
+    invalid = ({"prompt": " ", "key": "b"}, {"prompt": "x", "durtion": 1}, 7, {"prompt": "y", "key": " "})
+    items = read_requests(["A lamp", *invalid], {"seed": 1}, keep=True)
+    assert [item.key for item in items] == ["0", "b", "2", "3", "4"]
+    assert [item.failure and item.failure.kind for item in items] == [None] + ["request"] * 4
     assert items[1].failure
     assert "request 1 has an empty prompt. Nothing was sent" in items[1].failure.error
     # The columns are those of all requests.
@@ -401,22 +381,18 @@ def test_an_unreachable_store_is_worth_a_retry(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["r.jsonl", "r.csv", "r"])
-@pytest.mark.parametrize("data", [b"\x89PNG\r\n\x1a\n\xff\xd8", b'\xff\xfe"\x00', b'"A lamp \xe4"'])
-def test_a_binary_file_is_refused(tmp_path: Path, name: str, data: bytes) -> None:
-    with pytest.raises(errors.SeedanceConfigurationError, match="not UTF-8 text"):
-        read_requests(written(tmp_path / name, data))
-
-
 @pytest.mark.parametrize(
-    ("data", "guess"),
+    ("data", "words"),
     [
-        ("prompt\nEin Gerät\n".encode("cp1252"), "Windows-1252 or Latin-1"),
-        ("prompt\nEin Gerät\n".encode("utf-16"), "UTF-16"),
+        (b"\x89PNG\r\n\x1a\n\xff\xd8", "not UTF-8 text"),
+        (b'\xff\xfe"\x00', "not UTF-8 text"),
+        ("prompt\nEin Gerät\n".encode("cp1252"), r"looks like Windows-1252 or Latin-1.*Save it as UTF-8"),
+        ("prompt\nEin Gerät\n".encode("utf-16"), r"looks like UTF-16.*Save it as UTF-8"),
     ],
 )
-def test_the_encoding_of_a_file_is_named(tmp_path: Path, data: bytes, guess: str) -> None:
-    with pytest.raises(errors.SeedanceConfigurationError, match=f"looks like {guess}.*Save it as UTF-8"):
-        read_requests(written(tmp_path / "r.csv", data))
+def test_a_file_in_another_encoding_is_refused(tmp_path: Path, name: str, data: bytes, words: str) -> None:
+    with pytest.raises(errors.SeedanceConfigurationError, match=words):
+        read_requests(written(tmp_path / name, data))
 
 
 def test_a_file_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,3 +401,68 @@ def test_a_file_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest
     assert arguments(path) == [{"prompt": "A lamp"}]
     with pytest.raises(errors.SeedanceConfigurationError, match="larger than 2 MiB"):
         read_requests(written(tmp_path / "r.jsonl", Path(path).read_bytes() + b" "))
+
+
+# ---------------------------------------------------------------------- any request
+
+
+TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30)
+PROMPTS = TEXT.filter(lambda text: text.strip() not in ("", "None"))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=6,
+)
+ITEMS = st.fixed_dictionaries(
+    {"prompt": PROMPTS}, optional=dict.fromkeys(sorted(requests._ARGUMENTS - {"prompt"}), JSON)
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    items=st.lists(ITEMS | PROMPTS, max_size=3),
+    keys=st.lists(
+        st.none() | st.integers(100) | TEXT.filter(lambda text: text.isprintable() and text.strip())
+    ),
+    defaults=st.fixed_dictionaries({}, optional={"duration": JSON, "seed": JSON}),
+    ascii_only=st.booleans(),
+)
+def test_every_format_returns_the_written_list(
+    tmp_path: Path, items: list[Any], keys: list[Any], defaults: dict[str, Any], ascii_only: bool
+) -> None:
+    used: set[str] = {str(index) for index in range(len(items))}
+    for item, key in zip(items, keys, strict=False):
+        if isinstance(item, dict) and str(key) not in used:
+            item["key"] = key
+            used.add(str(key))
+    lines = [json.dumps(item, ensure_ascii=ascii_only) for item in items]
+    direct = read_requests(items, defaults)
+    assert len(direct) == len(items)
+    assert read_requests(written(tmp_path / "r.jsonl", "\n".join(lines)), defaults) == direct
+    assert read_requests(written(tmp_path / "r", "[" + ",".join(lines) + "]"), defaults) == direct
+    assert read_requests(json.dumps(items), defaults) == direct
+    assert read_requests(repr(items), defaults) == direct
+
+
+def read_or_refused(value: Any) -> list[BatchItem]:
+    """Return the requests, or none where they are refused with the proper message."""
+    try:
+        return read_requests(value)
+    except (errors.SeedanceRequestError, errors.SeedanceConfigurationError) as error:
+        if "Nothing was sent" in error.message:
+            return []
+        raise
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace")))
+@pytest.mark.parametrize("name", ["r.jsonl", "r.csv", "r"])
+def test_any_bytes_are_read_or_refused(tmp_path: Path, name: str, data: bytes) -> None:
+    items = read_or_refused(written(tmp_path / name, data))
+    assert len({item.key for item in items}) == len(items)
+
+
+@given(st.recursive(JSON | st.floats() | st.binary(max_size=3), lambda inner: st.lists(inner, max_size=4)))
+def test_any_value_is_read_or_refused(value: Any) -> None:
+    items = read_or_refused([value] if isinstance(value, str) else value)
+    assert all(VideoRequest.from_arguments(item.arguments).prompt for item in items)

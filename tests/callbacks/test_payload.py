@@ -36,17 +36,16 @@ def of(status: str, **more: Any) -> dict[str, Any]:
     return {"task_id": "g1", "status": status, **more}
 
 
+COMPLETED = {"event": "task.completed", "timestamp": "2024-01-15T10:35:00Z"}
+
+
 @pytest.mark.parametrize(
     ("api", "body", "status"),
     [
         # As documented
         (
             "seedance2api",
-            {
-                "event": "task.completed",
-                "timestamp": "2024-01-15T10:35:00Z",
-                "data": of("completed", result={"video_url": "https://c.example/1"}),
-            },
+            {**COMPLETED, "data": of("completed", result={"video_url": "https://c/1"})},
             S.SUCCEEDED,
         ),
         ("seedance2api", {"event": "task.failed", "data": of("failed")}, S.FAILED),

@@ -88,9 +88,6 @@ def test_every_changed_character_is_refused(data: st.DataObject) -> None:
     assert not genuine(changed)
 
 
-# ---------------------------------------------------------------------- timestamps
-
-
 def timed(stamp: str) -> str:
     return digest(stamp.encode() + b"." + BODY).hex()
 
@@ -104,14 +101,12 @@ def test_accepted_timestamps() -> None:
     assert genuine(timed(milliseconds), signing=TIMED, **{"x-timestamp": milliseconds})
 
 
-@pytest.mark.parametrize("away", [-MAX_CLOCK_SKEW_SECONDS - 1, MAX_CLOCK_SKEW_SECONDS + 1, 86400.0, -86400.0])
-def test_a_replay_is_refused(away: float) -> None:
-    stamp = str(int(NOW + away))
-    assert not genuine(timed(stamp), signing=TIMED, **{"x-timestamp": stamp})
+SKEWS = (-MAX_CLOCK_SKEW_SECONDS - 1, MAX_CLOCK_SKEW_SECONDS + 1, 86400, -86400)
+INVALID = ("", "-1", "1e9", "soon", "١٨٠٠", "9" * 14, "9" * 5000, "1800000000.5")
 
 
-@pytest.mark.parametrize("stamp", ["", "-1", "1e9", "soon", "١٨٠٠", "9" * 14, "9" * 5000, "1800000000.5"])
-def test_an_invalid_timestamp_is_refused(stamp: str) -> None:
+@pytest.mark.parametrize("stamp", [*(str(int(NOW + skew)) for skew in SKEWS), *INVALID])
+def test_a_replay_and_an_invalid_timestamp_are_refused(stamp: str) -> None:
     assert not genuine(timed(stamp), signing=TIMED, **{"x-timestamp": stamp})
 
 
