@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,14 +78,10 @@ def test_a_value_that_is_not_a_list_is_refused(value: Any) -> None:
 
 
 def test_too_many_requests_are_refused(tmp_path: Path) -> None:
-    def endless() -> Iterator[str]:
-        while True:
-            yield "A lamp"
-
     assert len(read_requests(["A lamp"] * MAX_ITEMS)) == MAX_ITEMS
     for value in (
         ["A lamp"] * (MAX_ITEMS + 1),
-        endless(),
+        itertools.repeat("A lamp"),
         written(tmp_path / "many.jsonl", '"A lamp"\n' * (MAX_ITEMS + 1)),
         written(tmp_path / "many.csv", "prompt\n" + "A lamp\n" * (MAX_ITEMS + 1)),
     ):
@@ -114,21 +111,37 @@ def test_prompts_and_the_values_of_the_caller_are_not_changed() -> None:
     assert (given, defaults) == ({"prompt": odd, "key": "a", "duration": None}, {"duration": 4})
 
 
+LONGEST = "x" * MAX_KEY_CHARS
+
+
 @pytest.mark.parametrize(
-    ("key", "read"),
-    [(7, "7"), (0, "0"), (-1, "-1"), (None, "0"), ("", "0"), ("ä ö/ü",) * 2, ("x" * MAX_KEY_CHARS,) * 2],
+    ("names", "key", "take"),
+    [
+        *(
+            ({"key": key}, read, None)
+            for key, read in ((7, "7"), (0, "0"), (-1, "-1"), (None, "0"), ("", "0"))
+        ),
+        *(({"key": key}, key, None) for key in ("ä ö/ü", LONGEST)),
+        *(
+            ({"key": "a", "take": take}, key, int(take))
+            for take, key in ((1, "a"), ("2", "a-2"), (" 3 ", "a-3"))
+        ),
+        *(({"key": "a", "take": take}, "a", None) for take in (None, "")),
+        ({"key": LONGEST, "take": 1}, LONGEST, 1),
+    ],
 )
-def test_a_key_is_read_as_text(key: Any, read: str) -> None:
-    (item,) = read_requests([{"prompt": "A lamp", "key": key}])
-    assert item.key == read
-    assert "key" not in item.arguments
+def test_a_key_is_read_as_text_and_a_take_as_a_number(
+    names: dict[str, Any], key: str, take: int | None
+) -> None:
+    (item, _) = read_requests([{"prompt": "A lamp", **names}, {"prompt": "A lamp", "key": "b"}])
+    assert (item.key, item.take) == (key, take)
+    assert item.arguments == {"prompt": "A lamp"}
 
 
 @pytest.mark.parametrize(
     "key",
     [
-        True, 1.5, ["a"], {}, " ", "a\nb", "a\0", "\ud800", "x" * (MAX_KEY_CHARS + 1), 10**MAX_KEY_CHARS,
-        -(10**5000),
+        True, 1.5, ["a"], {}, " ", "a\nb", "a\0", "\ud800", LONGEST + "x", 10**MAX_KEY_CHARS, -(10**5000),
     ],
     ids=lambda key: "large" if isinstance(key, int) else repr(key)[:20],
 )  # fmt: skip
@@ -136,32 +149,17 @@ def test_an_invalid_key_is_refused(key: Any) -> None:
     assert f"at most {MAX_KEY_CHARS} characters" in refused([{"prompt": "A lamp", "key": key}])
 
 
+@pytest.mark.parametrize("take", [0, -1, 1.0, "1.0", "x", True, [1], 10_001, "²"], ids=str)
+def test_an_invalid_take_is_refused(take: Any) -> None:
+    assert "a take is a whole number from 1 to 10000" in refused([{"prompt": "A lamp", "take": take}])
+    # A key has room for its take.
+    assert "at most 200 characters" in refused([{"prompt": "A lamp", "key": LONGEST, "take": 2}])
+
+
 def test_equal_keys_are_named() -> None:
     message = refused(["A lamp", *({"prompt": "x", "key": key} for key in "aa0")])
     assert "requests 1 and 2 have the same key 'a'" in message
     assert "requests 0 and 3 have the same key '0'" in message
-
-
-@pytest.mark.parametrize(
-    ("take", "read", "key"),
-    [(1, 1, "a"), ("2", 2, "a-2"), (" 3 ", 3, "a-3"), (None, None, "a"), ("", None, "a")],
-)
-def test_a_take_is_a_number_that_tells_equal_keys_apart(take: Any, read: int | None, key: str) -> None:
-    other = {"prompt": "A lamp", "key": "b"}
-    (item, _) = read_requests([{"prompt": "A lamp", "key": "a", "take": take}, other])
-    assert (item.take, item.key) == (read, key)
-    assert item.arguments == {"prompt": "A lamp"}
-
-
-@pytest.mark.parametrize("take", [0, -1, 1.0, "1.0", "x", True, [1], 10_001, "²"], ids=str)
-def test_an_invalid_take_is_refused(take: Any) -> None:
-    assert "a take is a whole number from 1 to 10000" in refused([{"prompt": "A lamp", "take": take}])
-
-
-def test_a_key_has_room_for_its_take() -> None:
-    request = {"prompt": "A lamp", "key": "x" * MAX_KEY_CHARS}
-    assert "at most 200 characters" in refused([{**request, "take": 2}])
-    assert [item.take for item in read_requests([{**request, "take": 1}])] == [1]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import selectors
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -224,8 +223,7 @@ class Client:
 
 def refusal(retry_after: float | None = None) -> HttpReply:
     headers = {} if retry_after is None else {"retry-after": str(retry_after)}
-    body = json.dumps({"error": {"code": "RATE_LIMITED", "message": "too many requests"}}).encode()
-    return HttpReply(status=429, headers=headers, body=body)
+    return reply(429, {"error": {"code": "RATE_LIMITED", "message": "too many requests"}}, headers)
 
 
 class Connections:

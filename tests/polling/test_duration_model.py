@@ -27,14 +27,7 @@ from airflow_provider_seedance.polling.wait_state import WaitState
 
 
 def median(model: DurationModel) -> float:
-    """Return the time before which half of the generations end, by the model."""
-    masses, _ = model.masses
-    total = 0.0
-    for moment, mass in zip(TIMES, masses, strict=True):
-        total += mass
-        if total >= 0.5:
-            return moment
-    raise AssertionError("half of all generations never end")
+    return model.median_end(0.0) or math.inf
 
 
 def teach(

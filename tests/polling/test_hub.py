@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from support import emulator_settings, on_loop, submitted
@@ -29,21 +30,15 @@ def wait_in_real_time(look_up: Connections, ids: list[str], interval: float) -> 
 
 
 def test_many_waits_share_one_client_and_one_look_up(
-    services: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    services: SeedanceEmulator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    closed: list[Any] = []
-    close = module.AsyncClient.close
-
-    async def count(client: Any) -> None:
-        closed.append(client)
-        await close(client)
-
-    monkeypatch.setattr(module.AsyncClient, "close", count)
     caplog.set_level("INFO", logger="airflow_provider_seedance")
     look_up = Connections(emulator_settings(services, "runbase"))
     ids = [submitted(services, "runbase") for _ in range(10)]
-    assert [last.generation_id for last in wait_in_real_time(look_up, ids, 0.01)] == ids
-    assert (len(look_up.looked_up), len(closed)) == (1, 1)
+    close = patch.object(module.AsyncClient, "close", autospec=True, side_effect=module.AsyncClient.close)
+    with close as closed:
+        assert [last.generation_id for last in wait_in_real_time(look_up, ids, 0.01)] == ids
+    assert (len(look_up.looked_up), closed.await_count) == (1, 1)
     assert services.ledger.count("status") == 10
     # No line per poll.
     assert [line for line in caplog.records if line.name.startswith("airflow_provider_seedance")] == []

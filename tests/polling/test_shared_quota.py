@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import importlib.util
 import io
 import json
 import os
@@ -27,6 +26,7 @@ from airflow_provider_seedance.apis.rate_limits import RateLimit
 from airflow_provider_seedance.polling import shared_quota
 from airflow_provider_seedance.polling.quota import POLICY, Quota
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
+from airflow_provider_seedance.polling.shared_quota import directory as real_directory
 
 IDENTITY = ("https://vendor.example/v1", "digest-of-a-key")
 NOW = 1_800_000_000.0
@@ -168,14 +168,9 @@ def test_a_link_is_not_followed(shared: SharedQuota, directory: Path, tmp_path: 
 
 
 def test_each_user_has_a_directory(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = importlib.util.find_spec(shared_quota.__name__)
-    assert spec
-    assert spec.loader
-    fresh = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fresh)
-    assert fresh.directory() == Path(tempfile.gettempdir()) / f"airflow-provider-seedance-{os.getuid()}"
-    monkeypatch.setattr(fresh.os, "getuid", lambda: 4711)
-    assert fresh.directory().name == "airflow-provider-seedance-4711"
+    assert real_directory() == Path(tempfile.gettempdir()) / f"airflow-provider-seedance-{os.getuid()}"
+    monkeypatch.setattr(os, "getuid", lambda: 4711)
+    assert real_directory().name == "airflow-provider-seedance-4711"
 
 
 @contextmanager
@@ -191,23 +186,21 @@ def full_disk() -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, before)
 
 
-def no_temporary_directory() -> AbstractContextManager[Any]:
-    error = FileNotFoundError("no usable temporary directory found")
-    return patch.object(shared_quota, "directory", side_effect=error)
-
-
 def a_file_in_place_of_the_directory() -> AbstractContextManager[Any]:
     parent = shared_quota.directory().parent / "file"
     parent.touch()
     return patch.object(shared_quota, "directory", return_value=parent / "quotas")
 
 
-def no_locks() -> AbstractContextManager[Any]:
-    return patch.object(shared_quota.fcntl, "flock", side_effect=OSError(errno.ENOLCK, "No locks available"))
-
-
 @pytest.mark.parametrize(
-    "trouble", [full_disk, no_temporary_directory, a_file_in_place_of_the_directory, no_locks]
+    "trouble",
+    [
+        full_disk,
+        lambda: patch.object(shared_quota, "directory", side_effect=FileNotFoundError("no usable one found")),
+        a_file_in_place_of_the_directory,
+        lambda: patch.object(fcntl, "flock", side_effect=OSError(errno.ENOLCK, "No locks available")),
+    ],
+    ids=["full disk", "no temporary directory", "a file in its place", "no locks"],
 )
 def test_a_file_system_that_fails_delays_nothing(
     shared: SharedQuota, trouble: Callable[[], AbstractContextManager[Any]]
