@@ -43,13 +43,6 @@ def arguments(value: Any, defaults: dict[str, Any] | None = None) -> list[dict[s
     return [item.arguments for item in read_requests(value, defaults)]
 
 
-def test_prompts_and_dicts() -> None:
-    assert read_requests(["A lamp", {"prompt": "A bag", "key": "bag", "duration": 8}], {"duration": 4}) == [
-        BatchItem(key="0", arguments={"prompt": "A lamp", "duration": 4}),
-        BatchItem(key="bag", arguments={"prompt": "A bag", "duration": 8}),
-    ]
-
-
 def test_any_iterable() -> None:
     class Lazy:
         """The form of XComs of mapped tasks."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -44,29 +45,23 @@ def wait(resolution: str, submitted: float | None = 0.0) -> WaitState:
     return WaitState(generation_id="g", media="video", deadline=0.0, **known)
 
 
-class Ledger:
-    def __init__(self) -> None:
-        self.read: list[set[str]] = []
-
-    def durations(self, base_url: str, kinds: Iterable[str]) -> dict[str, list[float]]:
-        assert base_url == "https://service.example"
-        self.read.append(set(kinds))
-        return {kind: LIKE for kind in kinds if kind == kind_of("video", {"resolution": "720p"})}
+def durations(base_url: str, kinds: Iterable[str]) -> dict[str, list[float]]:
+    assert base_url == "https://service.example"
+    return {kind: LIKE for kind in kinds if kind == kind_of("video", {"resolution": "720p"})}
 
 
 def test_each_kind_of_a_batch_is_read_once() -> None:
-    ledger = Ledger()
-    known = KnownDurations(ledger.durations)
+    known = KnownDurations(read := Mock(side_effect=durations))
     kind, other = kind_of("video", {"resolution": "720p"}), kind_of("video", {"resolution": "4k"})
     for _ in range(2):
         found = known.of("https://service.example", [wait("720p"), wait("720p"), wait("4k")])
         assert found == {kind: LIKE}
-    assert ledger.read == [{kind, other}]
+    assert [set(call.args[1]) for call in read.call_args_list] == [{kind, other}]
 
 
 def test_a_batch_ends_with_the_last_of_its_renders(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("airflow_provider_seedance.polling.expected_end.utc_now", lambda: NOON)
-    known = KnownDurations(Ledger().durations)
+    known = KnownDurations(durations)
 
     def last_end(*waits: WaitState) -> float | None:
         end = known.last_end([("https://service.example", wait) for wait in waits])

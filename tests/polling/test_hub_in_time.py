@@ -37,20 +37,17 @@ def gaps(look_up: Connections) -> list[float]:
     return [later - before for (before, _), (later, _) in itertools.pairwise(look_up.looked_up)]
 
 
-def test_a_generation_is_polled_at_the_interval_of_the_user_until_it_ends(service: Service) -> None:
+@pytest.mark.parametrize(("not_before", "polls"), [(0.0, [10.0, 20.0, 30.0]), (17.0, [17.0, 27.0])])
+def test_a_generation_is_polled_at_the_interval_of_the_user_until_it_ends(
+    service: Service, not_before: float, polls: list[float]
+) -> None:
     service.ends["g"] = 25.0
     service.look_up = look_up = Connections()
-    step = service.run(service.wait())
-    assert (step.kind, step.state.poll_count) == ("ended", 3)
+    step = service.run(service.wait(not_before=not_before))
+    assert (step.kind, step.state.poll_count) == ("ended", len(polls))
     assert (step.state.last.status, step.state.last.media) == ("succeeded", "video")
-    assert service.times() == [10.0, 20.0, 30.0]
+    assert service.times() == polls
     assert look_up.looked_up == [(0.0, CONN)]
-
-
-def test_no_poll_before_the_earliest_time_of_the_trigger(service: Service) -> None:
-    service.ends["g"] = 0.0
-    assert service.run(service.wait(not_before=17.0)).kind == "ended"
-    assert service.times() == [17.0]
 
 
 @pytest.mark.parametrize(("timeout", "polls"), [(35.0, [10.0, 20.0, 30.0]), (0.0, [])])

@@ -58,26 +58,31 @@ def test_a_generation_that_a_list_does_not_contain_is_read_alone_from_then_on(se
     assert set(requests(service)) == lists | {(at, ("b",)) for at in (20.0, 40.0, 60.0)}
 
 
-@pytest.mark.parametrize("status", [400, 403, 404])
-def test_a_refused_list_is_not_requested_again(
-    service: Service, status: int, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(reply(status, {"error": {"code": "No", "message": "no such list"}}) for status in (400, 403, 404)),
+        *(reply(200, body) for body in (b"<html>a relay</html>", [])),
+    ],
+)
+def test_a_refused_list_and_a_reply_that_is_none_are_not_requested_again(
+    service: Service, answer: HttpReply, caplog: pytest.LogCaptureFixture
 ) -> None:
     service.ends = dict.fromkeys("abcde", 25.0)
-    service.answer = to_lists(reply(status, {"error": {"code": "No", "message": "there is no such list"}}))
+    service.answer = to_lists(answer)
     # Those that are due later were not in that list, and are in no other.
     intervals = {**dict.fromkeys("abc", 10.0), **dict.fromkeys("de", 40.0)}
     steps = service.run_all(*(service.wait(name, interval=interval) for name, interval in intervals.items()))
     assert ends(steps) == ENDED
     assert sizes(service) == [3] + [1] * 11
     (line,) = caplog.messages
-    assert "there is no such list" in line
+    assert ("no such list" in line) is (answer.status != 200)
     assert "one by one" in line
 
 
-@pytest.mark.parametrize("body", [b"<html>a relay</html>", [], {"items": None}])
-def test_generations_are_read_one_by_one_where_the_list_is_no_list(service: Service, body: Any) -> None:
+def test_generations_are_read_one_by_one_where_a_list_contains_none(service: Service) -> None:
     service.ends = dict.fromkeys("abc", 25.0)
-    service.answer = to_lists(reply(200, body))
+    service.answer = to_lists(reply(200, {"items": None}))
     assert ends(service.run_each("abc")) == ENDED
     assert sizes(service) == [3] + [1] * 9
 

@@ -61,9 +61,6 @@ def fixed_windows(limit: int, window: float = HOUR) -> Callable[[float], dict[st
     return report
 
 
-# ---------------------------------------------------------------------- refusals
-
-
 def test_a_refusal_stops_every_wait_and_is_logged_once(
     service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -168,9 +165,6 @@ def test_a_wait_ends_while_no_poll_is_allowed(reporting: Service) -> None:
 
     assert reporting.run(main()) == ("deadline", 150.0)
     assert len(reporting.requests) == 1
-
-
-# ---------------------------------------------------------------------- submissions
 
 
 async def submit(not_before: float, look_up: Any, conn_id: str | None = CONN) -> float:

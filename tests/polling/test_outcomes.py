@@ -72,6 +72,7 @@ def test_a_failure_by_the_request_itself_is_not_retried(code: str) -> None:
     ("end", "error"),
     [
         (FAILED, errors.SeedanceGenerationFailedError),
+        (replace(FAILED, error_message="the model is down."), errors.SeedanceGenerationFailedError),
         (replace(FAILED, error_code="InternalServiceError"), errors.SeedanceGenerationFailedError),
         (replace(FAILED, error_code="InvalidParameters"), errors.SeedanceGenerationFailedError),
         (replace(FAILED, error_code="InputTextSensitiveContentDetected"), errors.SeedanceModerationError),
@@ -87,8 +88,4 @@ def test_each_end_but_success_raises_its_error(end: Generation, error: type[erro
         raise_unless_succeeded(end)
     assert type(caught.value) is error
     assert caught.value.generation_id == "g"
-
-
-def test_the_words_of_a_service_end_with_one_full_stop() -> None:
-    with pytest.raises(errors.SeedanceGenerationFailedError, match=r"the model is down\. Whether"):
-        raise_unless_succeeded(replace(FAILED, error_message="the model is down."))
+    assert ".." not in caught.value.message

@@ -72,11 +72,18 @@ def test_other_processes_share_the_quota(shared: SharedQuota) -> None:
     assert shared.reserve(NOW) > 0
 
 
-def test_a_window_that_has_ended_delays_nothing(shared: SharedQuota) -> None:
-    shared.learn(headers(0), NOW)
-    assert shared.reserve(NOW + 600) > 0
-    assert shared.reserve(NOW + 600 + POLICY.reset_margin) == 0
-    assert shared.reserve(NOW + 5000) == 0
+AFTER = 600 + POLICY.reset_margin
+
+
+@pytest.mark.parametrize(
+    ("left", "later", "delays"),
+    [(600, 600, True), (600, AFTER, False), (600, 5000, False), (86400, 0, True), (86401, 0, False)],
+)
+def test_a_window_delays_until_it_ends_unless_that_is_implausible(
+    shared: SharedQuota, left: float, later: float, delays: bool
+) -> None:
+    shared.learn(headers(0, left=left), NOW)
+    assert (shared.reserve(NOW + later) > 0) is delays
 
 
 def test_a_refusal_is_not_shared(shared: SharedQuota, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,13 +102,6 @@ def test_a_request_waits_behind_queued_submissions(shared: SharedQuota) -> None:
     assert shared.reserve(NOW + 1) == POLICY.queue_lifetime
     assert shared.reserve(NOW + POLICY.queue_lifetime) == 0
     assert shared.read(NOW).free(NOW) == 3
-
-
-def test_the_end_of_a_window_in_the_far_future_is_not_shared(shared: SharedQuota) -> None:
-    shared.learn(headers(0, left=86401.0), NOW)
-    assert shared.reserve(NOW) == 0
-    shared.learn(headers(0, left=86400.0), NOW)
-    assert shared.reserve(NOW) > 86000
 
 
 def test_each_airflow_has_its_own_file(monkeypatch: pytest.MonkeyPatch) -> None:
