@@ -112,6 +112,8 @@ class Service:
     clients: list[Client] = field(default_factory=list)
     running: int = 0
     max_running: int = 0
+    #: Length of the last run.
+    seconds: float = 0.0
 
     def run(self, main: Coroutine[Any, Any, Any], at: Calls | None = None) -> Any:
         """Run in simulated time."""
@@ -120,6 +122,7 @@ class Service:
             calls = [asyncio.create_task(call_at(*one)) for one in (at or {}).items()]
             result = await main
             await asyncio.gather(*calls)
+            self.seconds = passed()
             return result
 
         result = simulate(self.monkeypatch, run())

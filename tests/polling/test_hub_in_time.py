@@ -29,7 +29,6 @@ from polling.simulated import (
     ends,
     leave,
     only_hub,
-    passed,
 )
 
 
@@ -55,12 +54,8 @@ def test_a_wait_ends_at_its_deadline_without_another_poll(
     service: Service, timeout: float, polls: list[float]
 ) -> None:
     service.ends["g"] = HOUR
-
-    async def main() -> Any:
-        return await service.wait(timeout=timeout), passed()
-
-    step, at = service.run(main())
-    assert (step.kind, at) == ("deadline", timeout)
+    step = service.run(service.wait(timeout=timeout))
+    assert (step.kind, service.seconds) == ("deadline", timeout)
     assert step.state.last is None  # the state of an unfinished generation is not kept
     assert service.times() == polls
 
@@ -368,12 +363,8 @@ def test_a_failed_look_up_is_repeated_once_for_all_waits(
 
 def test_look_ups_that_keep_failing_end_with_the_deadline(service: Service) -> None:
     service.look_up = Connections(fails=lambda at: True)
-
-    async def main() -> Any:
-        return (await service.wait(timeout=500.0)).kind, passed()
-
-    assert service.run(main()) == ("deadline", 500.0)
-    assert service.requests == []
+    assert service.run(service.wait(timeout=500.0)).kind == "deadline"
+    assert (service.seconds, service.requests) == (500.0, [])
 
 
 def test_a_new_key_is_used_after_the_first_refusal(service: Service) -> None:
