@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -21,6 +22,7 @@ def durations(monkeypatch: pytest.MonkeyPatch) -> DurationModels:
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch, durations: DurationModels) -> Iterator[Service]:
     """The service of every hub, with no generation queued so far; no hub is left after the test."""
+    monkeypatch.setattr("random.random", random.Random(1).random)  # the jitter of polls
     service = Service(monkeypatch=monkeypatch)
     monkeypatch.setattr(hub, "AsyncClient", lambda settings, observer: Client(service, settings, observer))
     monkeypatch.setattr(hub, "_queued_at", {})

@@ -146,7 +146,7 @@ def test_time_in_the_queue_is_not_learned_as_time_of_the_render(service: Service
         await service.wait("other", **{**PLANNED, "submitted_at": time.time()})
         return passed() - service.ends["other"]
 
-    assert service.run(main()) <= 20.0  # it was 65 to 235 s
+    assert service.run(main()) <= 30.0  # it was 65 to 235 s
 
 
 @pytest.mark.parametrize("starts_again", [False, True])
