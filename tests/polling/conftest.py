@@ -22,7 +22,9 @@ def durations(monkeypatch: pytest.MonkeyPatch) -> DurationModels:
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch, durations: DurationModels) -> Iterator[Service]:
     """The service of every hub, with no generation queued so far; no hub is left after the test."""
-    monkeypatch.setattr("random.random", random.Random(1).random)  # the jitter of polls
+    jitter = random.Random(1)
+    monkeypatch.setattr("random.random", jitter.random)
+    monkeypatch.setattr("random.uniform", jitter.uniform)
     service = Service(monkeypatch=monkeypatch)
     monkeypatch.setattr(hub, "AsyncClient", lambda settings, observer: Client(service, settings, observer))
     monkeypatch.setattr(hub, "_queued_at", {})
