@@ -23,7 +23,7 @@ FIELDS = TYPE["conn-fields"]
 
 
 def paths(value: Any) -> Iterator[str]:
-    """Every dotted path of ours in the description."""
+    """Return the paths of the package in the description."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):
@@ -86,12 +86,13 @@ def test_secrets_are_hidden_in_the_form() -> None:
 
 
 def test_a_form_left_empty_is_a_good_connection() -> None:
-    """The form stores what its schema allows; every default of it must be readable."""
+    """The form stores what its schema allows; every default of it must be readable, and an empty field, too."""
     for empty in (None, ""):
-        extra = {name: field["schema"].get("default", empty) for name, field in FIELDS.items()}
-        read = settings.read_settings("c", connection(extra=extra))
-        assert read.api.name == registry.DEFAULT_API
-        assert read.warnings == ()
+        defaults = {name: field["schema"].get("default", empty) for name, field in FIELDS.items()}
+        for extra in (defaults, dict.fromkeys(FIELDS, empty)):
+            read = settings.read_settings("c", connection(extra=extra))
+            assert (read.api.name, read.timeout, read.verify) == (registry.DEFAULT_API, None, True)
+            assert read.warnings == ()
 
 
 def test_the_hook_and_the_form_agree() -> None:
