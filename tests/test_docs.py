@@ -14,8 +14,8 @@ import yaml
 from airflow.configuration import retrieve_configuration_description
 from airflow.sdk import DAG
 from helpers import error_classes
-from source_tree import MODULES, nodes_of, tree_of
-from troubleshooting import has_parts
+from source_tree import MODULES, nodes_of, source_of, tree_of
+from troubleshooting import PAGE, has_parts
 from versions import STATE_STORE, needs
 
 from airflow_provider_seedance import exceptions
@@ -25,7 +25,9 @@ from airflow_provider_seedance.get_provider_info import get_provider_info
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "airflow_provider_seedance"
 DOCS = ROOT / "docs"
-PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+README = ROOT / "README.md"
+MAP = ROOT / "CONTRIBUTING.md"
+PAGES = sorted([*DOCS.rglob("*.md"), README, MAP])
 
 #: Public modules. Everything else may change with any release.
 PUBLIC = (
@@ -48,7 +50,7 @@ PUBLIC = (
 def blocks(page: Path) -> Iterator[tuple[str, int, str]]:
     """Return each Python block of a page: the comment before it, its line, and its code."""
     pattern = r"(?:^ *<!-- (?P<note>[^>]*) -->\n)?^(?P<indent> *)```python\n(?P<code>.*?)^ *```$"
-    text = page.read_text(encoding="utf-8")
+    text = source_of(page)
     for found in re.finditer(pattern, text, flags=re.MULTILINE | re.DOTALL):
         code = re.sub(rf"^{found['indent']}", "", found["code"], flags=re.MULTILINE)
         yield found["note"] or "", text[: found.start("code")].count("\n") + 1, code
@@ -89,35 +91,28 @@ class RecordedDAG(DAG):
 # ---------------------------------------------------------------------- links
 
 
-def links(page: Path) -> Iterator[str]:
-    """Return each link of a page into this repository."""
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if "://" not in target:
-            yield target
-
-
 @cache
 def anchors(page: Path) -> set[str]:
     """Return the anchors that a code host gives to the headings of a page."""
-    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", source_of(page), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_every_link_has_a_target() -> None:
     for page in PAGES:
-        for target in links(page):
-            path, _, anchor = target.partition("#")
+        text = re.sub(r"^```.*?^```$", "", source_of(page), flags=re.MULTILINE | re.DOTALL)
+        # Without links to other sites.
+        for path, _, anchor in re.findall(r"\]\((?![^)\s]*://)([^)#\s]*)(#?)([^)\s]*)\)", text):
             to = (page.parent / path).resolve() if path else page
-            assert to.exists(), f"{page}: {target} does not exist"
-            assert not anchor or anchor in anchors(to), f"{page}: {target}: no such heading"
+            assert to.exists(), f"{page}: {path} does not exist"
+            assert not anchor or anchor in anchors(to), f"{page}: {path}#{anchor}: no such heading"
 
 
 # ---------------------------------------------------------------------- the reference
 
 
 def test_the_reference_has_every_public_module() -> None:
-    text = "".join(page.read_text(encoding="utf-8") for page in (DOCS / "reference").glob("*.md"))
+    text = "".join(source_of(page) for page in (DOCS / "reference").glob("*.md"))
     assert sorted(re.findall(r"automodule:: airflow_provider_seedance\.(\S+)", text)) == sorted(PUBLIC)
 
 
@@ -125,18 +120,13 @@ def test_every_public_name_has_a_docstring() -> None:
     """The reference leaves out names without a docstring."""
     for module in PUBLIC:
         members = import_module(f"{PACKAGE.name}.{module}")
-        for name in public_names(module):
+        own = [
+            name
+            for name, value in vars(members).items()
+            if getattr(value, "__module__", "") == members.__name__ and callable(value) and name[0] != "_"
+        ]
+        for name in getattr(members, "__all__", own):
             assert getattr(members, name).__doc__, f"{module}.{name} has no docstring"
-
-
-def public_names(module: str) -> list[str]:
-    """Return the public names that a module defines or exports."""
-    members = import_module(f"{PACKAGE.name}.{module}")
-    own = [
-        name for name, value in vars(members).items() if getattr(value, "__module__", "") == members.__name__
-    ]
-    public = [name for name in own if callable(getattr(members, name)) and not name.startswith("_")]
-    return list(getattr(members, "__all__", public))
 
 
 def test_every_module_in_the_provider_info_is_public() -> None:
@@ -156,21 +146,13 @@ def test_every_module_in_the_provider_info_is_public() -> None:
 # ---------------------------------------------------------------------- troubleshooting
 
 ERRORS = [cls.__name__ for cls in error_classes()]
-TROUBLE = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
-
-
-def rows(section: str) -> list[list[str]]:
-    """Return the rows of the table in a section of the page, without its header."""
-    text = TROUBLE.split(f"## {section}\n", 1)[1].split("\n## ", 1)[0]
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
 def test_every_error_is_listed_with_its_retry_and_its_bill() -> None:
-    listed = {row[0].strip("`"): row for row in rows("Look up an error class")}
-    assert list(listed) == [name for name in listed if name in ERRORS]
-    assert set(listed) == set(ERRORS)
-    for name, (_, retry, bill) in listed.items():
+    section = source_of(PAGE).partition("## Look up an error class\n")[2].partition("\n## ")[0]
+    listed = re.findall(r"^\| `(\w+)` +\| (.*?) +\| (.*?) +\|$", section, flags=re.MULTILINE)
+    assert sorted(name for name, _, _ in listed) == sorted(ERRORS)
+    for name, retry, bill in listed:
         if name != "SeedanceError":
             assert retry.startswith("helps") == getattr(exceptions, name).retry_helps, name
         assert bill
@@ -213,11 +195,8 @@ def messages() -> dict[str, str]:
 @cache
 def parts_of_messages() -> list[list[str]]:
     """Return the messages of the page in parts, without those that match almost everything."""
-    return [
-        found.split("…")
-        for found in re.findall(r"^\| `([^`]+)` \|", TROUBLE, flags=re.MULTILINE)
-        if found not in ERRORS and len(found.replace("…", "")) > 5
-    ]
+    found = re.findall(r"^\| `([^`]+)` \|", source_of(PAGE), flags=re.MULTILINE)
+    return [text.split("…") for text in found if text not in ERRORS and len(text.replace("…", "")) > 5]
 
 
 def test_every_message_is_on_the_page() -> None:
@@ -229,36 +208,27 @@ def test_every_message_is_on_the_page() -> None:
     } == {}
 
 
-def all_texts() -> str:
-    """Return all strings of the package but the docstrings."""
-    texts = list(messages())
-    for path in MODULES:
-        tree = tree_of(path)
-        alone = {id(node.value) for node in nodes_of(tree) if isinstance(node, ast.Expr)}  # docstrings
-        for node in nodes_of(tree):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in alone:
-                texts.append(node.value)
-    return "\n".join(texts)
-
-
 def test_every_message_on_the_page_exists() -> None:
+    texts = list(messages())
+    for tree in map(tree_of, MODULES):
+        docstrings = {id(node.value) for node in nodes_of(tree) if isinstance(node, ast.Expr)}
+        constants = [node for node in nodes_of(tree) if isinstance(node, ast.Constant)]
+        texts += [str(node.value) for node in constants if id(node) not in docstrings]
+    said = "\n".join(texts)
     assert len(parts_of_messages()) > 50
-    texts = all_texts()
     longest = {max(parts, key=len).strip() for parts in parts_of_messages()}
-    assert {text for text in longest if text not in texts} == set()
+    assert {text for text in longest if text not in said} == set()
 
 
 # ---------------------------------------------------------------------- completeness
 
 
 def test_every_service_is_in_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [api for api in SERVICES if f"| `{api}` |" not in readme] == []
+    assert [api for api in SERVICES if f"| `{api}` |" not in source_of(README)] == []
 
 
 def test_the_map_of_the_package_names_existing_modules() -> None:
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    rows = [line for line in text.splitlines() if line.startswith("|")]
+    rows = [line for line in source_of(MAP).splitlines() if line.startswith("|")]
     assert len(rows) > 40
     for row in rows:
         folders = re.findall(r"`([a-z_]+)/`", row.split("|")[1]) or ["."]
@@ -269,7 +239,7 @@ def test_the_map_of_the_package_names_existing_modules() -> None:
 
 def test_the_search_finds_the_page_of_a_task() -> None:
     """The search of the site ranks words of headings first."""
-    pages = "\n".join(page.read_text(encoding="utf-8") for page in PAGES if page.is_relative_to(DOCS))
+    pages = "\n".join(source_of(page) for page in PAGES if page.is_relative_to(DOCS))
     headings = "\n".join(re.findall(r"^#+ (.+)$", pages, flags=re.MULTILINE))
     for word in ("rotate", "month", "budget", "Helm", "Compose", "offline"):
         assert re.search(rf"\b{word}\b", headings, flags=re.IGNORECASE), word
@@ -277,27 +247,17 @@ def test_the_search_finds_the_page_of_a_task() -> None:
 
 # ---------------------------------------------------------------------- files of a deployment
 
-
-def options_of_deployments() -> Iterator[tuple[str, str]]:
-    """Return section and name of each option of Airflow that the files set."""
-    compose = yaml.safe_load((DOCS / "compose" / "compose.yaml").read_text(encoding="utf-8"))
-    values = yaml.safe_load((DOCS / "compose" / "helm-values.yaml").read_text(encoding="utf-8"))
-    names = [*compose["x-airflow"]["environment"], *(variable["name"] for variable in values["env"])]
-    for name in names:
-        if name.startswith("AIRFLOW__"):
-            _, section, option = name.lower().split("__")
-            yield section, option
-    for section, options in values["config"].items():
-        yield from ((section, option) for option in options)
+DEPLOYMENTS = ("compose.yaml", "helm-values.yaml")
 
 
 @needs(STATE_STORE)  # they run the newest Airflow, and some of its options are not older
 def test_deployments_set_options_that_exist() -> None:
-    found = set(options_of_deployments())
+    compose, values = (yaml.safe_load(source_of(DOCS / "compose" / name)) for name in DEPLOYMENTS)
+    names = [*compose["x-airflow"]["environment"], *(variable["name"] for variable in values["env"])]
+    found = {tuple(name.lower().split("__")[1:]) for name in names if name.startswith("AIRFLOW__")}
+    found |= {(section, option) for section, options in values["config"].items() for option in options}
     assert {("seedance", "ledger"), ("triggerer", "capacity")} <= found
-    own = get_provider_info()["config"]["seedance"]["options"]
     known = retrieve_configuration_description(include_providers=False)
+    known |= get_provider_info()["config"]
     for section, option in found:
-        assert option in (own if section == "seedance" else known[section]["options"]), (
-            f"[{section}] {option}"
-        )
+        assert option in known[section]["options"], f"[{section}] {option}"
