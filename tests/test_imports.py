@@ -116,8 +116,8 @@ def folder_graph() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for name, imported in import_graph().items():
         folder = name.partition(".")[0]
-        others = {other.partition(".")[0] for other in imported} - {folder}
-        found[folder] = found.get(folder, set()) | others
+        targets = {other.partition(".")[0] for other in imported} - {folder}
+        found[folder] = found.get(folder, set()) | targets
     return found
 
 

@@ -40,11 +40,6 @@ MAX_WORDS_OF_A_SENTENCE = 35
 PAGES = sorted([*(REPOSITORY / "docs").rglob("*.md"), *REPOSITORY.glob("*.md")])
 
 
-def none_of(found: list[str]) -> None:
-    """Fail with all findings."""
-    assert not found, "\n".join(["", *found])
-
-
 # ---------------------------------------------------------------------- code
 
 
@@ -62,14 +57,15 @@ def texts(source: str, tree: ast.AST) -> Iterator[tuple[int, str]]:
 def defined_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Return the line and name of all that a module defines: functions, classes, arguments, variables."""
     for node in nodes_of(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            yield node.lineno, node.name
-        elif isinstance(node, ast.arg):
-            yield node.lineno, node.arg
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            yield node.lineno, node.id
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            yield node.lineno, node.attr
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                yield node.lineno, name
+            case (
+                ast.arg(arg=name)
+                | ast.Name(id=name, ctx=ast.Store())
+                | ast.Attribute(attr=name, ctx=ast.Store())
+            ):
+                yield node.lineno, name
 
 
 #: Comments of constants and attributes, and parameters in docstrings, that begin with a clause in place of a noun.
@@ -104,13 +100,10 @@ def banned_in(source: str, tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def test_code_has_no_banned_words_and_names() -> None:
-    none_of(
-        [
-            f"{name_of(path)}:{line}: {found}"
-            for path in MODULES
-            for line, found in banned_in(source_of(path), tree_of(path))
-        ]
-    )
+    found = [
+        (name_of(path), *banned) for path in MODULES for banned in banned_in(source_of(path), tree_of(path))
+    ]
+    assert found == []
 
 
 #: Further modules, except this one, and one that uses the account ``nobody`` of Unix.
@@ -135,12 +128,12 @@ def is_suspicious(source: str) -> bool:
 def test_other_code_has_no_banned_words_and_names() -> None:
     paths = [path for path in OTHER_MODULES if is_suspicious(source_of(path))]
     found = [(path, *banned) for path in paths for banned in banned_in(source_of(path), tree_of(path))]
-    none_of([f"{path.relative_to(REPOSITORY)}:{line}: {word}" for path, line, word in found])
+    assert found == []
 
 
 def test_comments_and_parameters_begin_with_a_noun() -> None:
     paths = [*MODULES, *OTHER_MODULES]
-    none_of([f"{path}: {found[0]}" for path in paths for found in CLAUSES.finditer(source_of(path))])
+    assert [(path, found[0]) for path in paths for found in CLAUSES.finditer(source_of(path))] == []
     assert CLAUSES.search("#: What it is.")
     assert not CLAUSES.search("#: Its name.")
 
@@ -177,26 +170,13 @@ def length(sentence: str) -> int:
 
 
 def test_sentences_of_pages_are_short_and_have_no_banned_words() -> None:
-    none_of(
-        [
-            f"{page.relative_to(REPOSITORY)}: {sentence}"
-            for page in PAGES
-            for sentence in sentences(source_of(page))
-            if length(sentence) > MAX_WORDS_OF_A_SENTENCE or BANNED_WORDS.search(sentence)
-        ]
-    )
+    found = [(page, sentence) for page in PAGES for sentence in sentences(source_of(page))]
+    assert [each for each in found if length(each[1]) > MAX_WORDS_OF_A_SENTENCE] == []
+    assert [each for each in found if BANNED_WORDS.search(each[1])] == []
 
 
 def test_sentences_are_found() -> None:
     page = "# A heading\n\nOne. Two `x. y`\nlines.\n\n    code. code\n\n* An item.\n* Two.\n\n| a | b. c |\n|---|---|\n"
-    assert [found for found in sentences(page) if length(found)] == [
-        "# A heading",
-        "One.",
-        "Two CODE lines.",
-        "* An item.",
-        "* Two.",
-        "a",
-        "b.",
-        "c",
-    ]
+    found = ["# A heading", "One.", "Two CODE lines.", "* An item.", "* Two.", "a", "b.", "c"]
+    assert [sentence for sentence in sentences(page) if length(sentence)] == found
     assert length("one (two) - three `four`") == 4
