@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
+import socket
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from scripted_server import answer, head_of, receive, serving
 from support import PROMPT, SECRET, Store, deferral, make_context
 
 from airflow_provider_seedance import exceptions as errors
@@ -20,73 +20,54 @@ from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoOp
 FILM = "https://sixth.example/film.mp4"
 
 
-class Handler(BaseHTTPRequestHandler):
+class Service:
     """The service: the first reading finds a job at work, the second finds it done."""
 
-    jobs: list[Any]
-    readings: int
+    def __init__(self) -> None:
+        self.jobs: list[Any] = []
+        self.readings = 0
 
-    def answer(self, status: int, body: dict[str, Any]) -> None:
-        raw = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(raw)))
-        self.end_headers()
-        self.wfile.write(raw)
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        type(self).jobs.append((self.path, self.headers["Authorization"], body))
-        self.answer(201, {"job": "j-1", "status": "waiting"})
-
-    def do_GET(self) -> None:
-        if not self.path.endswith("/j-1"):
-            self.answer(404, {"problem": "no such job"})
-            return
-        type(self).readings += 1
-        done = type(self).readings > 1
-        self.answer(
-            200,
-            {"job": "j-1", "status": "done", "film": FILM} if done else {"job": "j-1", "status": "started"},
-        )
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        return
+    def serve(self, peer: socket.socket) -> None:
+        while request := receive(peer):
+            line, headers = head_of(request)
+            method, path, _ = line.split()
+            status, body = 200, {"job": "j-1", "status": "started"}
+            if method == "POST":
+                body = json.loads(request.partition(b"\r\n\r\n")[2])
+                self.jobs.append((path, headers["authorization"], body))
+                status, body = 201, {"job": "j-1", "status": "waiting"}
+            elif not path.endswith("/j-1"):
+                status, body = 404, {"problem": "no such job"}
+            else:
+                self.readings += 1
+                if self.readings > 1:
+                    body = {"job": "j-1", "status": "done", "film": FILM}
+            peer.sendall(answer(status, json.dumps(body).encode()))
 
 
 @pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch, quick: None) -> Iterator[type[Handler]]:
-    kind = type("Fresh", (Handler,), {"jobs": [], "readings": 0})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
+def service(monkeypatch: pytest.MonkeyPatch, quick: None) -> Iterator[Service]:
+    service = Service()
     monkeypatch.setitem(registry.SERVICES, "sixth", "example_service")
-    fields = {
-        "conn_type": "seedance",
-        "host": f"http://127.0.0.1:{server.server_port}/v1",
-        "password": SECRET,
-        "extra": {"api": "sixth"},
-    }
-    monkeypatch.setenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", json.dumps(fields))
-    yield kind
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(service.serve) as server:
+        fields = {"conn_type": "seedance", "host": server.url, "password": SECRET, "extra": {"api": "sixth"}}
+        monkeypatch.setenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", json.dumps(fields))
+        yield service
 
 
-def test_it_renders_through_the_hook(service: type[Handler]) -> None:
+def test_it_renders_through_the_hook(service: Service) -> None:
     hook = SeedanceHook()
     worked, says = hook.test_connection()
     assert worked
     assert says.startswith("the sixth service accepts the API key.")
     generation = hook.submit(VideoRequest(prompt=PROMPT, duration=3))
-    assert service.jobs == [("/v1/jobs", f"Bearer {SECRET}", {"text": PROMPT, "seconds": 3})]
+    assert service.jobs == [("/v2/jobs", f"Bearer {SECRET}", {"text": PROMPT, "seconds": 3})]
     ended = hook.wait(generation.generation_id, 10, poll_interval=0.01)
     assert (ended.api, ended.url, service.readings) == ("sixth", FILM, 2)
     assert not hook.cancel(generation.generation_id).cancelled
 
 
-def test_it_renders_through_the_operator(service: type[Handler]) -> None:
+def test_it_renders_through_the_operator(service: Service) -> None:
     store = Store()
     op = SeedanceGenerateVideoOperator(task_id="task", prompt=PROMPT)
     deferred = deferral(lambda: op.execute(make_context(store)))
@@ -98,7 +79,7 @@ def test_it_renders_through_the_operator(service: type[Handler]) -> None:
     assert len(service.jobs) == 1
 
 
-def test_it_refuses_what_it_does_not_take(service: type[Handler]) -> None:
+def test_it_refuses_what_it_does_not_take(service: Service) -> None:
     with pytest.raises(errors.SeedanceRequestError, match="sixth takes a whole number from 1 to 9"):
         SeedanceHook().submit(VideoRequest(prompt=PROMPT, duration=10))
     assert service.jobs == []

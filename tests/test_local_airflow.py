@@ -20,18 +20,20 @@ TESTS = Path(__file__).parent
 
 
 def test_nothing_of_another_airflow_gets_in(tmp_path: Path) -> None:
+    base = {
+        "AIRFLOW_HOME": "/theirs",
+        "AIRFLOW_CONN_SECRET": "{}",
+        "AIRFLOW_VAR_X": "1",
+        "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
+        "_AIRFLOW__AS_LIBRARY": "1",
+        "PYTHONWARNINGS": "error",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": os.pathsep.join(["relative", "", "/absolute"]),
+        "PATH": "/bin",
+        "no_proxy": "example.org",
+    }
     built = environment.build(
-        {
-            "AIRFLOW_HOME": "/theirs",
-            "AIRFLOW_CONN_SECRET": "{}",
-            "AIRFLOW_VAR_X": "1",
-            "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
-            "_AIRFLOW__AS_LIBRARY": "1",
-            "PYTHONWARNINGS": "error",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PATH": "/bin",
-            "no_proxy": "example.org",
-        },
+        base,
         home=tmp_path,
         config={("core", "executor"): "LocalExecutor"},
         connections={"seedance_default": "{}"},
@@ -44,53 +46,38 @@ def test_nothing_of_another_airflow_gets_in(tmp_path: Path) -> None:
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW_CONN_SEEDANCE_DEFAULT": "{}",
     }
-    assert built["PATH"] == "/bin"
-    assert built["MORE"] == "yes"
+    assert (built["PATH"], built["MORE"]) == ("/bin", "yes")
     assert built["no_proxy"] == "example.org,127.0.0.1,localhost"
     assert not {"PYTHONWARNINGS", "PYTHONDONTWRITEBYTECODE"} & set(built)
-
-
-def test_the_import_path_is_absolute_and_has_ours_first(tmp_path: Path) -> None:
-    built = environment.build(
-        {"PYTHONPATH": os.pathsep.join(["relative", "", "/absolute"])},
-        home=tmp_path,
-        config={},
-        connections={},
-        python_path=[tmp_path / "dags"],
-        extra={},
-    )
     ours = [str(tmp_path / "dags"), str(Path("relative").absolute()), "/absolute"]
     assert built["PYTHONPATH"].split(os.pathsep) == ours
 
 
 def test_everything_is_below_home_and_two_do_not_clash(tmp_path: Path) -> None:
     both = [
-        LocalAirflow(home=tmp_path / name, dags_folder=tmp_path / "dags", connections={}) for name in "ab"
+        LocalAirflow(
+            home=tmp_path / name,
+            dags_folder=tmp_path / "dags",
+            connections={},
+            config={("core", "parallelism"): "2"},
+            env={"AIRFLOW__CORE__LOAD_EXAMPLES": "True"},
+        )
+        for name in "ab"
     ]
     ports = [port for each in both for key, port in each.config.items() if key[1].endswith("port")]
-    assert len(ports) == 6
-    assert len(set(ports)) == 6
+    assert len(ports) == len(set(ports)) == 6
     assert len({each.config["api_auth", "jwt_secret"] for each in both}) == 2
     for each in both:
         assert str(each.home) in each.config["database", "sql_alchemy_conn"]
         assert each.environment["AIRFLOW__API__PORT"] == each.url.rpartition(":")[2]
+        # Settings of the caller win.
+        assert each.environment["AIRFLOW__CORE__PARALLELISM"] == "2"
+        assert each.environment["AIRFLOW__CORE__LOAD_EXAMPLES"] == "True"
         # Nothing was started, so nothing is to be stopped.
         each.stop()
         with pytest.raises(LocalAirflowError, match="does not run"):
             each.pid("scheduler")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_settings_of_the_caller_win(tmp_path: Path) -> None:
-    local = LocalAirflow(
-        home=tmp_path,
-        dags_folder=tmp_path,
-        connections={},
-        config={("core", "parallelism"): "2"},
-        env={"AIRFLOW__CORE__LOAD_EXAMPLES": "True"},
-    )
-    assert local.environment["AIRFLOW__CORE__PARALLELISM"] == "2"
-    assert local.environment["AIRFLOW__CORE__LOAD_EXAMPLES"] == "True"
 
 
 def family() -> subprocess.Popen[str]:
@@ -132,13 +119,10 @@ def test_the_guard_acts_when_its_parent_is_killed() -> None:
             "print('ready', flush=True); time.sleep(600)"
         )
         members = [psutil.Process(pid) for pid in pids]
-        with subprocess.Popen(
-            [sys.executable, "-c", script],
-            stdout=subprocess.PIPE,
-            text=True,
-            # Not the package, which imports Airflow.
-            env=os.environ | {"PYTHONPATH": str(TESTS / "local_airflow")},
-        ) as parent:
+        # Not the package, which imports Airflow.
+        env = os.environ | {"PYTHONPATH": str(TESTS / "local_airflow")}
+        command = [sys.executable, "-c", script]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as parent:
             assert parent.stdout.readline() == "ready\n"
             assert all(member.is_running() for member in members)
             parent.send_signal(signal.SIGKILL)
