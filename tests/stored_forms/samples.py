@@ -50,19 +50,13 @@ def collect(directory: Path, *, port: int = 0) -> dict[str, Any]:
     :param directory: Of the manifest.
     :param port: Of the emulator; 0 for a free one.
     """
+    manifest = directory / "manifest.jsonl"
     with SeedanceEmulator(port=port, media=False, render_seconds=0) as emulator, connected(emulator):
         return {
             "connection": emulator.connection(API),
-            "deferrals": {
-                "video": video(emulator),
-                "video after a rate limit": rate_limited_video(emulator),
-                "video after a lost reply": uncertain_video(emulator),
-                "batch": batch(emulator, directory / "manifest.jsonl"),
-                "batch below Airflow 3.3": batch_without_store(emulator),
-                "sensor": sensor(emulator),
-            },
+            "deferrals": dict(deferrals(emulator, manifest)),
             "callbacks": {inbox.key_for("nonce"): inbox.with_id(inbox.with_id(None, "gen-1"), "gen-2")},
-            "manifest": (directory / "manifest.jsonl").read_text(encoding="utf-8").splitlines(),
+            "manifest": manifest.read_text(encoding="utf-8").splitlines(),
         }
 
 
@@ -77,47 +71,31 @@ def connected(emulator: SeedanceEmulator) -> Iterator[None]:
         yield
 
 
-# ---------------------------------------------------------------------- deferrals
-
-
-def video(emulator: SeedanceEmulator) -> dict[str, Any]:
-    return form_after_wait(emulator, Task("video", prompt="A lamp", duration=5, poll_interval=0.01))
-
-
-def rate_limited_video(emulator: SeedanceEmulator) -> dict[str, Any]:
+def deferrals(emulator: SeedanceEmulator, manifest: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Defer tasks of each kind; write the manifest on the resume of a batch."""
+    task = Task("video", prompt="A lamp", duration=5, poll_interval=0.01)
+    yield "video", form_after_wait(emulator, task)
     emulator.fault("rate_limit", retry_after=1800)
-    return form_at_once(Task("video", prompt="A bell"))
-
-
-def uncertain_video(emulator: SeedanceEmulator) -> dict[str, Any]:
+    yield "video after a rate limit", form_at_once(Task("video", prompt="A bell"))
     emulator.fault("drop_reply")
-    return form_at_once(Task("video", prompt="A kite", use_callback=True))
-
-
-def batch(emulator: SeedanceEmulator, manifest: Path) -> dict[str, Any]:
-    """Defer a batch after one of its items was refused, and write its manifest on a resume."""
+    yield "video after a lost reply", form_at_once(Task("video", prompt="A kite", use_callback=True))
     emulator.fault("refuse", prompt="b", status=400)
-    requests = [{"key": key, "prompt": key} for key in "abc"]
+    requests: list[Any] = [{"key": key, "prompt": key} for key in "abc"]
     task = Task(
         "batch", requests=requests, poll_interval=0.01, on_item_failure="keep", manifest_path=str(manifest)
     )
     form = form_after_wait(emulator, task)
     task.resume(form["event"])
-    return form
-
-
-def batch_without_store(emulator: SeedanceEmulator) -> dict[str, Any]:
-    """Defer a batch with enough records that its deferral packs them."""
+    yield "batch", form
+    # Enough records that the deferral packs them.
     requests = [f"prompt {number}" for number in range(20)]
-    return form_after_wait(emulator, Task("batch", stored=False, requests=requests, poll_interval=0.01))
-
-
-def sensor(emulator: SeedanceEmulator) -> dict[str, Any]:
+    task = Task("batch", stored=False, requests=requests, poll_interval=0.01)
+    yield "batch below Airflow 3.3", form_after_wait(emulator, task)
     emulator.hold()
     Task("video", prompt="A fox").defer()
     generation_id = emulator.ledger.submissions[-1].generation_id
     task = Task("sensor", generation_id=generation_id, poll_interval=0.01, timeout=3600)
-    return form_after_wait(emulator, task)
+    yield "sensor", form_after_wait(emulator, task)
 
 
 def form_after_wait(emulator: SeedanceEmulator, task: Task) -> dict[str, Any]:
