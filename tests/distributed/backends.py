@@ -8,7 +8,6 @@ import os
 import pwd
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -21,6 +20,7 @@ import psycopg2
 import psycopg2.extras
 from local_airflow import processes
 from local_airflow.database import Database
+from local_airflow.environment import free_ports
 
 _TIMEOUT_SECONDS = 60.0
 # PostgreSQL refuses to run as root; then it runs as a user without other rights.
@@ -65,18 +65,11 @@ def missing() -> str | None:
     return f"{' and '.join(lacking)} not installed" if lacking else None
 
 
-def free_port() -> int:
-    """Return a free port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 class _Server:
     """A server on the loopback interface, with a password and a directory of its own."""
 
     def __init__(self, name: str) -> None:
-        self.port = free_port()
+        (self.port,) = free_ports(1)
         self._password = secrets.token_urlsafe(24)
         # Not below pytest's directory, which other users may not enter.
         self._home = Path(tempfile.mkdtemp(prefix=f"seedance-{name}-"))
@@ -178,9 +171,9 @@ class Postgres(_Server):
         """Return its log."""
         return (self._home / "log").read_text(errors="replace")
 
-    def connect(self) -> Any:
+    def connect(self, database: str = "postgres") -> Any:
         """A connection of the tests' own."""
-        connection = psycopg2.connect(f"postgresql{self.url}", application_name="tests")
+        connection = psycopg2.connect(f"postgresql{self.url}", dbname=database, application_name="tests")
         connection.autocommit = True
         # As text, as the other database has it.
         psycopg2.extras.register_default_json(connection, loads=lambda text: text)
@@ -241,20 +234,26 @@ class Redis(_Server):
 class PostgresDatabase(Database):
     """The queries of `LocalAirflow`'s database, on PostgreSQL."""
 
-    def __init__(self, server: Postgres) -> None:
+    def __init__(self, server: Postgres, name: str = "postgres") -> None:
         super().__init__(Path("/nowhere"))
-        self._server = server
+        self._server, self._name = server, name
 
     def rows(self, sql: str, *parameters: Any) -> list[dict[str, Any]]:
         """The answer to any query, as dictionaries."""
-        with contextlib.closing(self._server.connect()) as connection, connection.cursor() as cursor:
+        with (
+            contextlib.closing(self._server.connect(self._name)) as connection,
+            connection.cursor() as cursor,
+        ):
             cursor.execute(sql.replace("?", "%s"), parameters)
             names = [column.name for column in cursor.description or ()]
             return [dict(zip(names, map(_plain, row), strict=True)) for row in cursor.fetchall()]
 
     def write(self, sql: str, *parameters: Any) -> int:
         """Change something behind Airflow's back; returns how many rows."""
-        with contextlib.closing(self._server.connect()) as connection, connection.cursor() as cursor:
+        with (
+            contextlib.closing(self._server.connect(self._name)) as connection,
+            connection.cursor() as cursor,
+        ):
             cursor.execute(sql.replace("?", "%s"), parameters)
             return int(cursor.rowcount)
 

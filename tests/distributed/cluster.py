@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import shutil
-import signal
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from airflow_settings import REPAIR, write_settings
-from backends import Postgres, PostgresDatabase, Redis, free_port
+from backends import Postgres, PostgresDatabase, Redis
 from history import History, LedgerHistory, Place, TaskStateHistory, count_starts
 from local_airflow import environment, processes
 from local_airflow.api import Api
 from local_airflow.installation import JOBS, Installation
-from local_airflow.processes import Guard, TaskProcess
-
-import airflow_provider_seedance
+from local_airflow.processes import TaskProcess
 
 _SECOND = "api-server-2"
 
@@ -48,7 +43,7 @@ class Cluster(Installation):
         ledger: Postgres | None = None,
     ) -> None:
         self.postgres, self.redis, self.ledger = Postgres(), Redis(), ledger
-        port, second_port = free_port(), free_port()
+        port, second_port = environment.free_ports(2)
         self.second_api = Api(f"http://127.0.0.1:{second_port}", home / "passwords", admin=None)
         settings = environment.default_config(
             home=home, dags_folder=dags_folder, port=port, execution_port=port
@@ -79,7 +74,8 @@ class Cluster(Installation):
         if ledger:
             settings["seedance", "ledger"] = "team_ledger"
             connections = {**connections, "team_ledger": f"postgres{ledger.url}"}
-        self._mark = secrets.token_hex(16)
+        #: Value of the variable that marks the processes of this cluster.
+        self.mark = secrets.token_hex(16)
         self._ready_from: dict[str, int] = {}
         # Unix sockets below it (of the SDK) have room for few characters.
         self._machines = Path(tempfile.mkdtemp(prefix="seedance-dist-"))
@@ -100,15 +96,10 @@ class Cluster(Installation):
         )
         super().__init__(
             home=home,
+            dags_folder=dags_folder,
             config=settings,
-            variables=environment.build(
-                os.environ,
-                home=home,
-                config=settings,
-                connections=connections,
-                python_path=[dags_folder, Path(airflow_provider_seedance.__file__).parents[1]],
-                extra={"C_FORCE_ROOT": "1"},
-            ),
+            connections=connections,
+            env={"C_FORCE_ROOT": "1", "SEEDANCE_CLUSTER": self.mark},
             commands=commands,
             database=database,
             api=Api(f"http://127.0.0.1:{port}", home / "passwords", admin=None),
@@ -121,17 +112,10 @@ class Cluster(Installation):
         """The components that always run."""
         return [name for name in self._components if name != _SECOND]
 
-    @property
-    def mark(self) -> str:
-        """Return the variable that marks the processes of this cluster."""
-        return self._mark
-
     def start(self) -> None:
         """Start everything, and wait until it works."""
         try:
-            (self.home / "logs").mkdir(parents=True, exist_ok=True)
             write_settings(self.home, REPAIR)
-            self._guard = Guard()
             self._guard.add(self.postgres.start())
             self._guard.add(self.redis.start())
             self._run("db", "migrate")
@@ -151,22 +135,11 @@ class Cluster(Installation):
 
     def stop(self) -> None:
         """End everything, and remove the databases."""
-        with self._lock:
-            started = [each for each in self._components.values() if each.process is not None]
-            for each in started:
-                each.ended = True
-            processes.end_sessions([each.process.pid for each in started if each.process is not None])
-            for each in started:
-                if each.process is not None:
-                    each.process.wait()
-                    each.process = None
-            for backend in (self.redis, self.postgres, self.ledger):
-                if backend is not None:
-                    backend.stop()
-            shutil.rmtree(self._machines, ignore_errors=True)
-            if self._guard is not None:
-                self._guard.dismiss()
-                self._guard = None
+        super().stop()
+        for backend in (self.redis, self.postgres, self.ledger):
+            if backend is not None:
+                backend.stop()
+        shutil.rmtree(self._machines, ignore_errors=True)
 
     def launch(self, name: str) -> None:
         """Start a component, and do not wait."""
@@ -178,31 +151,12 @@ class Cluster(Installation):
             self._ready_from[name] = size
             machine = self._machines / name
             machine.mkdir(exist_ok=True)
-            mine = {**self.environment, "TMPDIR": str(machine), "SEEDANCE_CLUSTER": self._mark}
-            session = component.start(sys.executable, mine, self.home)
-            if self._guard is not None:
-                self._guard.add(session)
-
-    def kill(self, name: str) -> None:
-        """SIGKILL a component with all that belongs to it, as the loss of its machine would."""
-        with self._lock:
-            component = self._components[name]
-            process = component.process
-            if process is None:
-                return
-            component.ended = True
-            processes.send([process.pid], signal.SIGKILL)
-            processes.end_sessions([process.pid])
-            process.wait()
-            component.process = None
-            if self._guard is not None:
-                self._guard.remove(process.pid)
+            self._guard.add(component.start({**self.environment, "TMPDIR": str(machine)}, self.home))
 
     @contextlib.contextmanager
     def without(self, backend: Postgres | Redis) -> Iterator[None]:
         """Inside, the database or the broker is dead; afterwards there is a new one, on the same files."""
         with self._lock:
-            assert self._guard is not None
             self._guard.remove(backend.kill())
         yield
         with self._lock:
@@ -256,11 +210,8 @@ class Cluster(Installation):
 
     def task_processes(self, *names: str) -> list[TaskProcess]:
         """The task instances being executed at this moment, on these workers; without names, on all."""
-        found = []
-        for name in names or self._components:
-            if name.startswith("worker") and self.runs(name):
-                found += processes.running_tasks(self.pid(name))
-        return [TaskProcess(*each) for each in found]
+        workers = [name for name in names or self.names if name.startswith("worker") and self.runs(name)]
+        return [task for name in workers for task in processes.running_tasks(self.pid(name))]
 
     def places(self, tasks: Iterable[TaskProcess]) -> frozenset[Place]:
         """Which task instances these are."""

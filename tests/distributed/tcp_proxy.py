@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 
-from backends import free_port
+from local_airflow.environment import free_ports
 
 
 class TcpProxy:
@@ -22,7 +22,7 @@ class TcpProxy:
         # To listen again beside connections that are not quite gone.
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Only an explicit port number is kept by a listener that is shut down.
-        self._address = ("127.0.0.1", free_port())
+        self._address = ("127.0.0.1", free_ports(1)[0])
         self._listener.bind(self._address)
         self._listener.listen(256)
         self._lock = threading.Lock()

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import resource
 import shlex
-import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from cryptography.fernet import Fernet
-from local_airflow import processes
 from local_airflow.api import Api, quoted
-from local_airflow.environment import build
-from local_airflow.processes import Component, Guard
+from local_airflow.environment import free_ports
+from local_airflow.installation import Installation
+from local_airflow.processes import Component
 
 import airflow_provider_seedance
 
@@ -66,7 +63,7 @@ def open_files(limit: int | None) -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-class Composition:
+class Composition(Installation):
     """
     The services of the file, each with a home directory of its own, as a container has.
 
@@ -74,22 +71,20 @@ class Composition:
     """
 
     def __init__(self, home: Path, postgres: Postgres, emulator: SeedanceEmulator) -> None:
-        from backends import free_port
+        from backends import PostgresDatabase
 
-        self.home, self.clips = home, home / "clips"
-        self.postgres, self.emulator = postgres, emulator
-        port, worker_logs, trigger_logs = free_port(), free_port(), free_port()
-        self.api = Api(f"http://127.0.0.1:{port}", home / "api-server" / PASSWORDS, admin="admin")
+        self.clips, self.postgres, self.emulator = home / "clips", postgres, emulator
+        port, worker_logs, trigger_logs = free_ports(3)
+        url = f"http://127.0.0.1:{port}"
+        connection = emulator.connection(
+            "seedanceapi-v1", callback_base_url=url, callback_secret="of the test"
+        )
         self._variables = {
             "POSTGRES_PASSWORD": postgres.url.removeprefix("://airflow:").partition("@")[0],
             "FERNET_KEY": Fernet.generate_key().decode(),
             "JWT_SECRET": "a secret of the test, which is long enough for its use",
             "API_SECRET_KEY": "another secret of the test, also long enough for its use",
-            "SEEDANCE_CONNECTION": json.dumps(
-                emulator.connection(
-                    "seedanceapi-v1", callback_base_url=self.api.url, callback_secret="of the test"
-                )
-            ),
+            "SEEDANCE_CONNECTION": json.dumps(connection),
         }
         self._places = {
             "api-server:8080": f"127.0.0.1:{port}",
@@ -98,15 +93,25 @@ class Composition:
             "/opt/airflow/dags": str(home / "dags"),
             "/srv/clips": str(self.clips),
         }
-        #: Settings that the file leaves out: ports that every container has to itself, and time for a busy machine.
-        self._own = {
-            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(worker_logs),
-            "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(trigger_logs),
-            "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
-        }
         self.services = yaml.safe_load((COMPOSE / "compose.yaml").read_text(encoding="utf-8"))["services"]
-        self.components: dict[str, Component] = {}
-        self._guard = Guard()
+        programs = {name: self.services[name]["command"] for name in self.services.keys() - {"postgres"}}
+        commands = {name: shlex.split(self.resolve(command)) for name, command in programs.items()}
+        assert {command[0] for command in commands.values()} == {"airflow"}
+        super().__init__(
+            home=home,
+            dags_folder=home / "dags",
+            config={},
+            connections={},
+            # The file leaves out ports that every container has to itself, and time for a busy machine.
+            env={
+                "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(worker_logs),
+                "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(trigger_logs),
+                "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
+            },
+            commands={name: command[1:] for name, command in commands.items()},
+            database=PostgresDatabase(postgres, self.services["postgres"]["environment"]["POSTGRES_DB"]),
+            api=Api(url, home / "api-server" / PASSWORDS, admin="admin"),
+        )
 
     def resolve(self, value: object) -> str:
         """Return a value with its variables, and with the hosts, ports and directories of this machine."""
@@ -116,21 +121,27 @@ class Composition:
         return text
 
     def start(self) -> None:
-        """Start each service after those that it depends on."""
-        (self.home / "dags").mkdir()
-        (self.home / "dags" / "composed.py").write_text(self.resolve(DAG))
-        needed = {name: service.get("depends_on", {}) for name, service in self.services.items()}
-        for name in TopologicalSorter(needed).static_order():
-            conditions = {before[name]["condition"] for before in needed.values() if name in before}
-            if name == "postgres":
-                assert conditions == {"service_healthy"}
-                self._start_postgres(self.services[name])
-            else:
-                self._start_airflow(name, self.services[name])
-            if conditions == {"service_completed_successfully"}:
-                component = self.components[name]
-                assert component.process
-                assert component.process.wait(TIMEOUT_SECONDS) == 0, component.tail()
+        """Start each service after those that it depends on, and wait for the API server."""
+        try:
+            self.dags_folder.mkdir()
+            (self.dags_folder / "composed.py").write_text(self.resolve(DAG))
+            needed = {name: service.get("depends_on", {}) for name, service in self.services.items()}
+            for name in TopologicalSorter(needed).static_order():
+                conditions = {before[name]["condition"] for before in needed.values() if name in before}
+                if name == "postgres":
+                    assert conditions == {"service_healthy"}
+                    self._start_postgres(self.services[name])
+                else:
+                    self._start_airflow(self._components[name], self.services[name], conditions)
+            self.wait_until(self.api.healthy, TIMEOUT_SECONDS, "the API server")
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End all processes."""
+        super().stop()
+        self.postgres.stop()
 
     def _start_postgres(self, service: Any) -> None:
         self._guard.add(self.postgres.start())
@@ -143,58 +154,17 @@ class Composition:
             for script in scripts:
                 cursor.execute((COMPOSE / script).read_text(encoding="utf-8"))
 
-    def _start_airflow(self, name: str, service: Any) -> None:
-        program, *arguments = shlex.split(self.resolve(service["command"]))
-        assert program == "airflow"
-        home = self.home / name
+    def _start_airflow(self, component: Component, service: Any, conditions: set[str]) -> None:
+        home = self.home / component.name
         home.mkdir()
+        places = {"AIRFLOW_HOME": str(home), "AIRFLOW_CONFIG": str(home / "airflow.cfg")}
         settings = {key: self.resolve(value) for key, value in service["environment"].items()}
-        environment = build(
-            os.environ,
-            home=home,
-            config={},
-            connections={},
-            python_path=[ROOT],
-            extra={**self._own, **settings},
-        )
-        component = self.components[name] = Component(name, arguments, self.home / f"{name}.log")
         with open_files(service.get("ulimits", {}).get("nofile")):
-            self._guard.add(component.start(sys.executable, environment, home))
-
-    def stop(self) -> None:
-        """End all processes."""
-        started = [each.process for each in self.components.values() if each.process]
-        processes.end_sessions([process.pid for process in started])
-        for process in started:
-            process.wait()
-        self.postgres.stop()
-        self._guard.dismiss()
-
-    def wait(self, look: Callable[[], Any], what: str) -> Any:
-        """Wait for a result that is true, and return it."""
-        deadline = time.monotonic() + TIMEOUT_SECONDS
-        while True:
-            with contextlib.suppress(TimeoutError):  # a busy machine
-                if found := look():
-                    return found
-            assert time.monotonic() < deadline, f"no {what}\n{self.log()}"
-            time.sleep(0.5)
-
-    def run(self, dag_id: str) -> str:
-        """Run a Dag to its end, and return the path of the run in the REST API."""
-        self.wait(
-            lambda: any(dag["dag_id"] == dag_id for dag in self.api.request("GET", "/dags")["dags"]), "Dag"
-        )
-        self.api.request("PATCH", f"/dags/{dag_id}", {"is_paused": False}, {"update_mask": "is_paused"})
-        run_id = self.api.request("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None})["dag_run_id"]
-        path = f"/dags/{dag_id}/dagRuns/{quoted(run_id)}"
-
-        def ended() -> str | None:
-            state = self.api.request("GET", path)["state"]
-            return state if state in ("success", "failed") else None
-
-        assert self.wait(ended, "end of the run") == "success", self.log()
-        return path
+            self._guard.add(component.start({**self.environment, **places, **settings}, home))
+        if conditions == {"service_completed_successfully"}:
+            assert component.process
+            assert component.process.wait(TIMEOUT_SECONDS) == 0, component.tail()
+            component.ended = True
 
     def page(self, path: str) -> str:
         """Return a page of this package, as a user who is logged in gets it."""
@@ -203,10 +173,6 @@ class Composition:
             urllib.request.Request(f"{self.api.url}/seedance/{path}", headers=headers)
         ) as reply:
             return str(reply.read().decode())
-
-    def log(self) -> str:
-        """Return the ends of all logs."""
-        return "\n".join(f"--- {each.name}\n{each.tail(25)}" for each in self.components.values())
 
 
 @pytest.fixture(scope="module")
@@ -219,20 +185,18 @@ def composition(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compositio
 
     if find_postgres() is None:
         pytest.skip("PostgreSQL is not installed")
-    with SeedanceEmulator(speed=10) as emulator:
-        made = Composition(tmp_path_factory.mktemp("compose"), Postgres(), emulator)
-        try:
-            made.start()
-            made.wait(made.api.healthy, "API server")
-            yield made
-        finally:
-            made.stop()
+    home = tmp_path_factory.mktemp("compose")
+    with SeedanceEmulator(speed=10) as emulator, Composition(home, Postgres(), emulator) as made:
+        yield made
 
 
 def test_renders_end_as_the_page_says(composition: Composition) -> None:
     """Two renders, one of them with a callback, are stored; the page knows their price, and the UI shows their logs."""
-    assert "Password for user 'admin'" in composition.components["api-server"].log_path.read_text()
-    run = composition.run("composed")
+    assert "Password for user 'admin'" in (composition.home / "logs" / "api-server.log").read_text()
+    composition.wait_parsed("composed", TIMEOUT_SECONDS)
+    composition.unpause("composed")
+    run_id = composition.trigger("composed")
+    assert composition.wait_run("composed", run_id, TIMEOUT_SECONDS) == "success"
 
     generations = {each.prompt.split()[-1]: each.id for each in composition.emulator.generations}
     requests = composition.emulator.ledger.requests
@@ -242,7 +206,8 @@ def test_renders_end_as_the_page_says(composition: Composition) -> None:
     for name, generation_id in generations.items():
         assert (composition.clips / f"{name}.mp4").stat().st_size > 1000
         # Each service keeps its logs to itself, and hands them to the API server.
-        log = json.dumps(composition.api.request("GET", f"{run}/taskInstances/{name}/logs/1"))
+        path = f"/dags/composed/dagRuns/{quoted(run_id)}/taskInstances/{name}/logs/1"
+        log = json.dumps(composition.rest("GET", path))
         assert generation_id in log
 
     assert "<html" in composition.page("spend")

@@ -1,7 +1,7 @@
 """A private, real Airflow on this machine, for integration tests and benchmarks."""
 
 from local_airflow.api import ApiError
-from local_airflow.client import DagImportError, LocalAirflowError
+from local_airflow.installation import DagImportError, LocalAirflowError
 from local_airflow.processes import TaskProcess
 from local_airflow.runner import LocalAirflow
 

@@ -1,10 +1,12 @@
-"""The environment of a private Airflow's processes: pure functions, except for random keys."""
+"""The environment of a private Airflow's processes: functions without effects, except for random keys and ports."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import secrets
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +18,13 @@ _FOREIGN_PREFIXES = ("AIRFLOW_", "_AIRFLOW_", "AIRFLOW__")
 _FOREIGN_NAMES = frozenset(
     {"PYTHONWARNINGS", "PYTHONSTARTUP", "PYTEST_CURRENT_TEST", "FORCE_COLOR", "PYTHONDONTWRITEBYTECODE"}
 )
+
+
+def free_ports(count: int) -> list[int]:
+    """Return distinct free ports: all are bound at the same time."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(each.getsockname()[1]) for each in sockets]
 
 
 def default_config(

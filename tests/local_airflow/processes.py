@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -68,8 +68,8 @@ def end_sessions(sessions: Iterable[int], timeout: float = 10.0) -> None:
         time.sleep(0.05)
 
 
-def running_tasks(session: int) -> list[tuple[str, psutil.Process, psutil.Process | None]]:
-    """Return task instance id, task runner and supervisor of each running task of a scheduler."""
+def running_tasks(session: int) -> list[TaskProcess]:
+    """Return the task instances that a scheduler or a worker executes, by their ids only."""
     found = []
     for pid in session_members([session]):
         with contextlib.suppress(psutil.Error):
@@ -79,7 +79,7 @@ def running_tasks(session: int) -> list[tuple[str, psutil.Process, psutil.Proces
                 parent = process.parent()
                 # An orphaned runner's parent is init or another process that collects orphans.
                 is_ours = parent is not None and os.getsid(parent.pid) == session
-                found.append((match[1], process, parent if is_ours else None))
+                found.append(TaskProcess(match[1], process, parent if is_ours else None))
     return found
 
 
@@ -95,14 +95,13 @@ class Component:
     ended: bool = True
     # The largest id in the job table before the start: a larger one belongs to this start.
     jobs_before: int = 0
-    started_at: float = field(default=0.0)
 
-    def start(self, python: str, environment: Mapping[str, str], directory: Path) -> int:
+    def start(self, environment: Mapping[str, str], directory: Path) -> int:
         """Start it as the leader of a session of its own and return its process id."""
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [python, "-m", "airflow", *self.arguments],
+                [sys.executable, "-m", "airflow", *self.arguments],
                 env=dict(environment),
                 cwd=directory,
                 stdin=subprocess.DEVNULL,
@@ -112,7 +111,6 @@ class Component:
                 start_new_session=True,
             )
         self.ended = False
-        self.started_at = time.monotonic()
         return self.process.pid
 
     def died(self) -> bool:
@@ -120,38 +118,29 @@ class Component:
         return not self.ended and self.process is not None and self.process.poll() is not None
 
     def tail(self, lines: int = 40) -> str:
-        """Return the end of its log."""
-        return tail(self.log_path, lines)
-
-
-def tail(path: Path, lines: int = 40) -> str:
-    """Return the last lines of a log file, or an empty text if it does not exist yet."""
-    try:
-        text = path.read_text(errors="replace")
-    except FileNotFoundError:
-        return ""
-    return "\n".join(text.splitlines()[-lines:])
+        """Return the end of its log, or an empty text if there is none yet."""
+        if not self.log_path.exists():
+            return ""
+        return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
 
 
 class Guard:
     """Handle of the process that kills the sessions when this process is gone; see `guard.py`."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("guard.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-
-    @property
-    def pid(self) -> int:
-        """Process id of the guard."""
-        return self._process.pid
+        self._process: subprocess.Popen[str] | None = None
 
     def add(self, session: int) -> None:
-        """Add a session to kill when this process is gone."""
+        """Add a session to kill when this process is gone; the first one starts the guard."""
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("guard.py"))],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                start_new_session=True,
+            )
         self._write(f"+{session}")
 
     def remove(self, session: int) -> None:
@@ -160,15 +149,13 @@ class Guard:
 
     def dismiss(self) -> None:
         """End the guard without killing anything."""
-        self._write("done")
-        if self._process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
-        self._process.wait()
+        if self._process is not None:
+            self._process.communicate("done\n")
+            self._process = None
 
     def _write(self, word: str) -> None:
         # A guard that was killed must not break an orderly stop.
-        if self._process.stdin is not None:
+        if self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(OSError):
-                self._process.stdin.write(f"{word}\n".encode())
+                self._process.stdin.write(f"{word}\n")
                 self._process.stdin.flush()

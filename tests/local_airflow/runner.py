@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import re
 import shutil
 import signal
@@ -12,16 +11,15 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
-import airflow_provider_seedance
 from local_airflow import environment, processes
 from local_airflow.api import Api
-from local_airflow.client import LocalAirflowError
 from local_airflow.database import Database
-from local_airflow.installation import JOBS, Installation
-from local_airflow.processes import Component, Guard, TaskProcess
+from local_airflow.installation import JOBS, Installation, LocalAirflowError
+from local_airflow.processes import Component, TaskProcess
 
 _API_SERVERS = ("api-server", "execution-api")
 
@@ -53,12 +51,12 @@ class LocalAirflow(Installation):
         api_server: bool = True,
         database_template: Path | None = None,
     ) -> None:
-        home, self.dags_folder = home.absolute(), dags_folder.absolute()
-        port, execution_port, worker_logs, trigger_logs = _free_ports(4)
+        home = home.absolute()
+        port, execution_port, worker_logs, trigger_logs = environment.free_ports(4)
         self._execution_port = execution_port
         self.url = f"http://127.0.0.1:{port}"
         settings = environment.default_config(
-            home=home, dags_folder=self.dags_folder, port=port, execution_port=execution_port
+            home=home, dags_folder=dags_folder.absolute(), port=port, execution_port=execution_port
         ) | {
             # Unused ports: logs are read from the files.
             ("logging", "worker_log_server_port"): str(worker_logs),
@@ -80,22 +78,16 @@ class LocalAirflow(Installation):
                 "execution-api": ["api-server", "--apps", "execution", "--port", str(execution_port)],
                 **commands,
             }
+        passwords = home / "simple_auth_manager_passwords.json.generated"
         super().__init__(
             home=home,
+            dags_folder=dags_folder.absolute(),
             config=settings,
-            variables=environment.build(
-                os.environ,
-                home=home,
-                config=settings,
-                connections=connections,
-                python_path=[self.dags_folder, Path(airflow_provider_seedance.__file__).parents[1]],
-                extra=env or {},
-            ),
+            connections=connections,
+            env=env or {},
             commands=commands,
             database=Database(home / "airflow.db"),
-            api=Api(
-                self.url, home / "simple_auth_manager_passwords.json.generated", admin=_admin_user(settings)
-            ),
+            api=Api(self.url, passwords, admin=_admin_user(settings)),
         )
 
     # -- life cycle ----------------------------------------------------------------------------------
@@ -103,10 +95,8 @@ class LocalAirflow(Installation):
     def start(self, timeout: float = 480.0) -> None:
         """Create the database, start the processes, and wait until all of them are healthy."""
         try:
-            (self.home / "logs").mkdir(parents=True, exist_ok=True)
             self.dags_folder.mkdir(parents=True, exist_ok=True)
             self._migrate()
-            self._guard = Guard()
             for component in self._components.values():
                 self._launch(component)
             for name in self._components:
@@ -123,70 +113,32 @@ class LocalAirflow(Installation):
             running tasks without limit.
         """
         with self._lock:
-            started = [c for c in self._components.values() if c.process is not None]
-            sessions = [c.process.pid for c in started if c.process is not None]
+            running = self._running()
             try:
-                for component in started:
-                    if not component.ended and component.process is not None:
-                        component.ended = True
-                        processes.send([component.process.pid], signal.SIGTERM)
+                for component, process in running:
+                    component.ended = True
+                    process.terminate()
                 deadline = time.monotonic() + grace
                 while time.monotonic() < deadline and any(
                     # An API server needs seconds to end after its last request, and has no state to lose.
-                    c.name not in _API_SERVERS and c.process is not None and c.process.poll() is None
-                    for c in started
+                    component.name not in _API_SERVERS and process.poll() is None
+                    for component, process in running
                 ):
                     time.sleep(0.05)
             finally:
                 # Also when Ctrl-C interrupts the wait.
-                processes.end_sessions(sessions)
-                for component in started:
-                    if component.process is not None:
-                        component.process.wait()
-                        component.process = None
-                if self._guard is not None:
-                    self._guard.dismiss()
-                    self._guard = None
-
-    def processes(self) -> list[int]:
-        """Return the ids of all live processes of this Airflow."""
-        sessions = [c.process.pid for c in self._components.values() if c.process is not None]
-        return processes.session_members(sessions)
-
-    def kill(self, component: str, sig: int = signal.SIGKILL, *, tree: bool = True) -> None:
-        """Kill a component, as a failure of its machine does.
-
-        :param tree: signal all its child processes, too (of the scheduler: all tasks). Otherwise they continue.
-        """
-        with self._lock:
-            which = self._components[component]
-            pid = self.pid(component)
-            which.ended = True
-            processes.send([pid], sig)
-            if tree and sig == signal.SIGKILL:
-                processes.end_sessions([pid])
-            elif tree:
-                processes.send([member for member in processes.session_members([pid]) if member != pid], sig)
-            if sig == signal.SIGKILL and which.process is not None:
-                which.process.wait()
+                super().stop()
 
     def restart(self, component: str, timeout: float = 480.0) -> None:
         """Restart a component and wait until it is healthy."""
         with self._lock:
             which = self._components[component]
             if which.process is not None:
-                session = which.process.pid
                 which.ended = True
-                if which.process.poll() is None:
-                    processes.send([session], signal.SIGTERM)
-                    try:
-                        which.process.wait(timeout=5)
-                    except subprocess.TimeoutExpired:
-                        processes.send([session], signal.SIGKILL)
-                processes.end_sessions([session])
-                which.process.wait()
-                if self._guard is not None:
-                    self._guard.remove(session)
+                which.process.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    which.process.wait(timeout=5)
+                self._kill(which)
             self._launch(which)
         self._wait_healthy(component, timeout)
 
@@ -196,10 +148,7 @@ class LocalAirflow(Installation):
         """Return the task instances that are being executed, with their processes."""
         running = processes.running_tasks(self.pid("scheduler"))
         names = self.database.task_instance_names() if running else {}
-        return [
-            TaskProcess(ti_id, runner, supervisor, **names.get(ti_id, {}))
-            for ti_id, runner, supervisor in running
-        ]
+        return [replace(task, **names.get(task.ti_id, {})) for task in running]
 
     def task_process(
         self, dag_id: str, run_id: str, task_id: str, map_index: int = -1, timeout: float = 90.0
@@ -251,6 +200,7 @@ class LocalAirflow(Installation):
 
     def _migrate(self) -> None:
         path = self.database.path
+        self.home.mkdir(parents=True, exist_ok=True)
         if path.exists():
             return
         if self._template is None:
@@ -283,9 +233,7 @@ class LocalAirflow(Installation):
 
     def _launch(self, component: Component) -> None:
         component.jobs_before = self.database.last_job()
-        session = component.start(self.python, self.environment, self.home)
-        if self._guard is not None:
-            self._guard.add(session)
+        self._guard.add(component.start(self.environment, self.home))
 
     def _wait_healthy(self, name: str, timeout: float) -> None:
         component = self._components[name]
@@ -314,15 +262,3 @@ def _listens(port: int) -> bool:
             return True
     except OSError:
         return False
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return distinct free ports: all are bound at the same time."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
