@@ -32,18 +32,12 @@ def find_postgres() -> Path | None:
     found = shutil.which("initdb")
     places = [Path(found).parent] if found else []
     places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=_version, reverse=True)
-    for place in places:
-        if (place / "initdb").exists() and (place / "postgres").exists():
-            return place
-    return None
+    return next((place for place in places if (place / "postgres").exists()), None)
 
 
 def _version(place: Path) -> float:
-    """Of a directory such as ``/usr/lib/postgresql/15/bin``."""
-    try:
-        return float(place.parent.name)
-    except ValueError:
-        return 0.0
+    """Return the version of a directory such as ``/usr/lib/postgresql/15/bin``."""
+    return float(place.parent.name) if place.parent.name.isdecimal() else 0.0
 
 
 def _binary(name: str) -> Path:
@@ -52,16 +46,10 @@ def _binary(name: str) -> Path:
     return place / name
 
 
-def find_redis() -> str | None:
-    """Return the path of ``redis-server``."""
-    return shutil.which("redis-server")
-
-
 def missing() -> str | None:
     """Return the missing requirements; None if all are installed."""
-    lacking = [
-        name for name, place in (("PostgreSQL", find_postgres()), ("Redis", find_redis())) if place is None
-    ]
+    places = {"PostgreSQL": find_postgres(), "Redis": shutil.which("redis-server")}
+    lacking = [name for name, place in places.items() if place is None]
     return f"{' and '.join(lacking)} not installed" if lacking else None
 
 
@@ -201,11 +189,9 @@ class Redis(_Server):
 
     def launch(self) -> int:
         """Start it, empty, and wait until it answers; returns its session."""
-        binary = find_redis()
-        assert binary is not None
         # Through a pipe: arguments stand in the list of processes.
         self._process = subprocess.Popen(
-            [binary, "-"],
+            ["redis-server", "-"],
             cwd=self._home,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import threading
-import urllib.request
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Self
+
+import httpx
 
 
 class CallbackRecorder:
     """An HTTP server that takes every POST, and can repeat it elsewhere."""
 
     def __init__(self) -> None:
-        self._calls: list[tuple[str, bytes]] = []
-        calls = self._calls
+        calls = self._calls = list[tuple[str, bytes]]()
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
@@ -45,29 +44,20 @@ class CallbackRecorder:
 
     def deliver(self, servers: Collection[str], times: int = 1) -> list[int]:
         """Repeat every call to all of these servers at once a number of times; return the status codes."""
-        orders = [(server, path, body) for path, body in self.calls for server in servers] * times
-        with ThreadPoolExecutor(len(orders)) as pool:
-            return list(pool.map(lambda order: _post(*order), orders))
+        posts = [(server + path, body) for path, body in self.calls for server in servers] * times
+        headers = {"Content-Type": "application/json"}
+        # What the environment says of proxies is not meant for this machine.
+        with (
+            httpx.Client(headers=headers, timeout=60, trust_env=False, verify=False) as client,
+            ThreadPoolExecutor(len(posts)) as pool,
+        ):
+            return list(pool.map(lambda post: client.post(post[0], content=post[1]).status_code, posts))
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(10)
-
-
-def _post(server: str, path: str, body: bytes) -> int:
-    request = urllib.request.Request(
-        server + path, data=body, headers={"Content-Type": "application/json"}, method="POST"
-    )
-    with _OPENER.open(request, timeout=60) as response:
-        return int(response.status)
-
-
-# What the environment says of proxies is not meant for this machine.
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
 from airflow_settings import REPAIR, write_settings
 from backends import Postgres, PostgresDatabase, Redis
 from history import History, LedgerHistory, Place, TaskStateHistory, count_starts
@@ -231,6 +233,25 @@ class Cluster(Installation):
     def temporary_files(self) -> list[Path]:
         """Return the temporary files of this package in all components."""
         return [file for file in self._machines.glob("*/*seedance*/**/*") if file.is_file()]
+
+    def strays(self) -> list[str]:
+        """Return the processes that belong to this Airflow and to none of its living components."""
+        known, found = set(self.processes()), []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.pid in known or process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                if process.environ().get("SEEDANCE_CLUSTER") == self.mark:
+                    found.append(f"{process.pid} {' '.join(process.cmdline())}")
+        return found
+
+    def open_files(self, name: str) -> list[int]:
+        """Return the number of descriptors of each process of a component."""
+        found = []
+        for pid in processes.session_members([self.pid(name)]):
+            with contextlib.suppress(OSError):
+                found.append(len(os.listdir(f"/proc/{pid}/fd")))
+        return found
 
     def _jobs(self) -> int:
         sql = (

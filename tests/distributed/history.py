@@ -18,6 +18,9 @@ from airflow_provider_seedance.submission.records import RecordState
 #: Dag, run, and map index of a task instance.
 Place = tuple[str, str, int]
 
+#: Name of a submission, and of its record the state, the try, the generation, and the time of its intent.
+_Written = tuple[str, RecordState, int | None, str | None, datetime | None]
+
 # ``{index}`` is the name of the map index in Airflow's own tables.
 _STARTS = """
 CREATE TABLE tests_starts (dag_id TEXT, run_id TEXT, task_id TEXT, map_index INTEGER);
@@ -78,87 +81,68 @@ class Doubt:
     same_try: bool
 
 
-class TaskStateHistory:
+class History:
+    """
+    Records as they were written, which PostgreSQL remembers.
+
+    :param columns: The type of each column that is remembered; ``sources`` are other names of them in the table.
+    """
+
+    def __init__(
+        self, database: PostgresDatabase, table: str, columns: dict[str, str], **sources: str
+    ) -> None:
+        self.database, self._table, self._sources = database, table, sources
+        self._columns = {"dag_id": "TEXT", "run_id": "TEXT", "map_index": "INTEGER", **columns}
+
+    def install(self) -> None:
+        """Have PostgreSQL remember, from now on; the table has to exist."""
+        sql = _HISTORY.format(
+            table=self._table,
+            columns=", ".join(f"{name} {kind}" for name, kind in self._columns.items()),
+            names=", ".join(self._columns),
+            values=", ".join(f"NEW.{self._sources.get(name, name)}" for name in self._columns),
+        )
+        self.database.write(sql)
+
+    def entries(self) -> Iterator[Entry]:
+        """Return what was written, the oldest first."""
+        for row in self.database.rows("SELECT * FROM tests_history ORDER BY number"):
+            place = (row["dag_id"], row["run_id"], row["map_index"])
+            at = datetime.fromisoformat(row["at"]).timestamp()
+            for name, state, try_number, generation_id, intended in self._read(row):
+                intended_at = intended and intended.timestamp()
+                yield Entry(place, name, state, try_number, generation_id, at, intended_at)
+
+    def _read(self, row: dict[str, Any]) -> Iterator[_Written]:
+        raise NotImplementedError
+
+
+class TaskStateHistory(History):
     """Records in Airflow's task state store."""
 
     def __init__(self, database: PostgresDatabase) -> None:
-        self.database = database
+        columns = {"key": "TEXT", "value": "TEXT"}
+        super().__init__(database, "task_state_store", columns, map_index=database.index_column)
 
-    def install(self) -> None:
-        """Have PostgreSQL remember, from now on."""
-        index = self.database.index_column
-        _install(
-            self.database,
-            "task_state_store",
-            {"dag_id": "TEXT", "run_id": "TEXT", "map_index": "INTEGER", "key": "TEXT", "value": "TEXT"},
-            map_index=index,
-        )
-
-    def entries(self) -> Iterator[Entry]:
-        """Return what was written, the oldest first."""
-        for row in self.database.rows("SELECT * FROM tests_history ORDER BY number"):
-            if row["key"].startswith(STATE_KEY):
-                for name, record in unpack(json.loads(row["value"])).items():
-                    if record is not None:
-                        intended_at = record.intended_at and record.intended_at.timestamp()
-                        yield _entry(
-                            row, name, record.state, record.try_number, record.generation_id, intended_at
-                        )
+    def _read(self, row: dict[str, Any]) -> Iterator[_Written]:
+        if row["key"].startswith(STATE_KEY):
+            for name, record in unpack(json.loads(row["value"])).items():
+                if record is not None:
+                    yield name, record.state, record.try_number, record.generation_id, record.intended_at
 
 
-class LedgerHistory:
+class LedgerHistory(History):
     """Records in a ledger."""
 
     def __init__(self, database: PostgresDatabase) -> None:
-        self.database = database
+        columns = {"record_key": "TEXT", "state": "TEXT", "try_number": "INTEGER", "generation_id": "TEXT"}
+        columns |= {"submission": "INTEGER", "intended_at": "TIMESTAMPTZ"}
+        super().__init__(database, "seedance_submissions", columns, submission="number")
 
-    def install(self) -> None:
-        """Have PostgreSQL remember, from now on; the ledger has its tables."""
-        columns = {"dag_id": "TEXT", "run_id": "TEXT", "map_index": "INTEGER", "record_key": "TEXT"}
-        columns |= {"state": "TEXT", "try_number": "INTEGER", "generation_id": "TEXT"}
-        _install(
-            self.database,
-            "seedance_submissions",
-            columns | {"submission": "INTEGER", "intended_at": "TIMESTAMPTZ"},
-            submission="number",
-        )
-
-    def entries(self) -> Iterator[Entry]:
-        """Return what was written, the oldest first."""
-        for row in self.database.rows("SELECT * FROM tests_history ORDER BY number"):
-            intended_at = row["intended_at"] and datetime.fromisoformat(row["intended_at"]).timestamp()
-            name = f"{row['record_key']} {row['submission']}"
-            yield _entry(
-                row, name, RecordState(row["state"]), row["try_number"], row["generation_id"], intended_at
-            )
-
-
-History = TaskStateHistory | LedgerHistory
-
-
-def _install(database: PostgresDatabase, table: str, columns: dict[str, str], **sources: str) -> None:
-    values = [f"NEW.{sources.get(name, name)}" for name in columns]
-    database.write(
-        _HISTORY.format(
-            table=table,
-            columns=", ".join(f"{name} {kind}" for name, kind in columns.items()),
-            names=", ".join(columns),
-            values=", ".join(values),
-        )
-    )
-
-
-def _entry(
-    row: dict[str, Any],
-    name: str,
-    state: RecordState,
-    try_number: int | None,
-    generation_id: str | None,
-    intended_at: float | None,
-) -> Entry:
-    place = (row["dag_id"], row["run_id"], row["map_index"])
-    at = datetime.fromisoformat(row["at"]).timestamp()
-    return Entry(place, name, state, try_number, generation_id, at, intended_at)
+    def _read(self, row: dict[str, Any]) -> Iterator[_Written]:
+        name = f"{row['record_key']} {row['submission']}"
+        intended_at = row["intended_at"] and datetime.fromisoformat(row["intended_at"])
+        yield name, RecordState(row["state"]), row["try_number"], row["generation_id"], intended_at
 
 
 def count_starts(database: PostgresDatabase) -> None:

@@ -38,19 +38,16 @@ def running(directory: Path) -> Iterator[str]:
             stderr=log,
         )
     try:
-        _make_database(["mariadb", "--no-defaults", "--user=root", f"--socket={directory / 'socket'}"])
+        statements = (
+            "CREATE DATABASE airflow CHARACTER SET utf8mb4; "
+            "GRANT ALL ON airflow.* TO 'airflow'@'127.0.0.1' IDENTIFIED BY 'airflow'"
+        )
+        client = ["mariadb", "--no-defaults", "--user=root", f"--socket={directory / 'socket'}"]
+        until = time.monotonic() + _START_SECONDS
+        while subprocess.run([*client, "-e", statements], capture_output=True, check=False).returncode:
+            assert time.monotonic() < until, "MariaDB does not answer"
+            time.sleep(0.2)
         yield f"://airflow:airflow@127.0.0.1:{port}/airflow?charset=utf8mb4"
     finally:
         server.terminate()
         server.wait(_START_SECONDS)
-
-
-def _make_database(client: list[str]) -> None:
-    statements = (
-        "CREATE DATABASE airflow CHARACTER SET utf8mb4; "
-        "GRANT ALL ON airflow.* TO 'airflow'@'127.0.0.1' IDENTIFIED BY 'airflow'"
-    )
-    until = time.monotonic() + _START_SECONDS
-    while subprocess.run([*client, "-e", statements], capture_output=True, check=False).returncode:
-        assert time.monotonic() < until, "MariaDB does not answer"
-        time.sleep(0.2)

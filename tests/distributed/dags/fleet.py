@@ -20,33 +20,26 @@ COMMON: dict[str, Any] = {
     "max_active_tasks": 1000,
 }
 
+CONNECTION = "{{ dag_run.conf.get('connection', 'seedance_default') }}"
+
+
+@task
+def prompts(dag_run: Any = None) -> list[str]:
+    found: list[str] = dag_run.conf["prompts"]
+    return found
+
+
 with DAG("single", **COMMON):
     SeedanceGenerateVideoOperator(
-        task_id="render",
-        prompt="{{ dag_run.conf['prompts'][0] }}",
-        seedance_conn_id="{{ dag_run.conf.get('connection', 'seedance_default') }}",
+        task_id="render", prompt="{{ dag_run.conf['prompts'][0] }}", seedance_conn_id=CONNECTION
     )
 
 with DAG("mapped", **COMMON):
-
-    @task
-    def items(dag_run: Any = None) -> list[str]:
-        """The prompts."""
-        found: list[str] = dag_run.conf["prompts"]
-        return found
-
-    SeedanceGenerateVideoOperator.partial(
-        task_id="render", seedance_conn_id="{{ dag_run.conf.get('connection', 'seedance_default') }}"
-    ).expand(prompt=items())
+    SeedanceGenerateVideoOperator.partial(task_id="render", seedance_conn_id=CONNECTION).expand(
+        prompt=prompts()
+    )
 
 with DAG("called", **COMMON):
-
-    @task
-    def prompts(dag_run: Any = None) -> list[str]:
-        """The prompts."""
-        found: list[str] = dag_run.conf["prompts"]
-        return found
-
     arguments: dict[str, Any] = {"seedance_conn_id": "seedance_called", "use_callback": True}
     listed = prompts()
     SeedanceGenerateVideoOperator.partial(task_id="render", **arguments).expand(prompt=listed)
@@ -58,7 +51,7 @@ with DAG("batch", **COMMON):
     SeedanceGenerateVideoBatchOperator(
         task_id="render",
         requests="{{ dag_run.conf['prompts'] | tojson }}",
-        seedance_conn_id="{{ dag_run.conf.get('connection', 'seedance_default') }}",
+        seedance_conn_id=CONNECTION,
         max_in_flight=15,
         on_item_failure="keep",
     )
