@@ -9,6 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -99,19 +100,10 @@ def start_emulator() -> Iterator[Callable[..., SeedanceEmulator]]:
 
     from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 
-    running: list[SeedanceEmulator] = []
-
-    def start(**arguments: Any) -> SeedanceEmulator:
-        # Without the limits of accounts: nothing waits in these tests, so they call faster than any account may.
-        quick = {"media": False, "render_seconds": 0, "key": SECRET, "limits": False}
-        emulator = SeedanceEmulator(**{**quick, **arguments})
-        emulator.start()
-        running.append(emulator)
-        return emulator
-
-    yield start
-    for emulator in running:
-        emulator.stop()
+    # Without the limits of accounts: nothing waits in these tests, so they call faster than any account may.
+    quick = {"media": False, "render_seconds": 0, "key": SECRET, "limits": False}
+    with ExitStack() as running:
+        yield lambda **arguments: running.enter_context(SeedanceEmulator(**{**quick, **arguments}))
 
 
 @pytest.fixture

@@ -27,14 +27,7 @@ def receive(peer: socket.socket) -> bytes:
             return data
         data += chunk
     head, _, body = data.partition(b"\r\n\r\n")
-    length = next(
-        (
-            int(line.split(b":")[1])
-            for line in head.split(b"\r\n")
-            if line.lower().startswith(b"content-length:")
-        ),
-        0,
-    )
+    length = int(head_of(data)[1].get("content-length", 0))
     while len(body) < length:
         body += peer.recv(65536)
     return head + b"\r\n\r\n" + body
@@ -152,7 +145,6 @@ def at(server: Server, **extra: Any) -> Settings:
 
 
 def head_of(request: bytes) -> tuple[str, dict[str, str]]:
-    lines = request.split(b"\r\n\r\n")[0].decode().split("\r\n")
-    return lines[0], {
-        name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])
-    }
+    first, *lines = request.partition(b"\r\n\r\n")[0].decode().split("\r\n")
+    headers = (line.partition(":") for line in lines)
+    return first, {name.lower(): value.strip() for name, _, value in headers}

@@ -78,15 +78,6 @@ def name_parts(name: str) -> set[str]:
     return {part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
 
 
-def docstrings(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Return the line and text of each docstring, attributes' ``#:`` comments not included."""
-    for node in nodes_of(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            text = ast.get_docstring(node)
-            if text:
-                yield getattr(node, "lineno", 1), text
-
-
 def banned_in(source: str, tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Return the line and text of each banned word, name, and beginning of a docstring."""
     for line, text in texts(source, tree):
@@ -94,9 +85,11 @@ def banned_in(source: str, tree: ast.AST) -> Iterator[tuple[int, str]]:
     for line, name in defined_names(tree):
         if name_parts(name) & BANNED_NAME_PARTS:
             yield line, name
-    for line, text in docstrings(tree):
-        if re.split(r"\W", text, maxsplit=1)[0] in BANNED_FIRST_WORDS:
-            yield line, text.splitlines()[0]
+    for node in nodes_of(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first_line = (ast.get_docstring(node) or "").partition("\n")[0]
+            if re.split(r"\W", first_line, maxsplit=1)[0] in BANNED_FIRST_WORDS:
+                yield getattr(node, "lineno", 1), first_line
 
 
 def test_code_has_no_banned_words_and_names() -> None:

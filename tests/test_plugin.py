@@ -41,12 +41,11 @@ def test_airflow_accepts_the_plugin() -> None:
     except TypeError:  # Airflow 3.1 has another argument
         pytest.skip("this Airflow checks plugins in another way")
     assert valid
-    destinations = [view["destination"] for view in SeedancePlugin.external_views]
-    assert destinations == ["dag_run", "task_instance", "nav"]
-    routes = [view["url_route"] for view in SeedancePlugin.external_views]
-    assert len(set(routes)) == 3
+    views = SeedancePlugin.external_views
+    assert [view["destination"] for view in views] == ["dag_run", "task_instance", "nav"]
+    assert len({view["url_route"] for view in views}) == 3
     # Relative to the base address of Airflow, which may have a path.
-    assert all(not view["href"].startswith("/") for view in SeedancePlugin.external_views)
+    assert all(not view["href"].startswith("/") for view in views)
     (mounted,) = SeedancePlugin.fastapi_apps
     assert mounted["url_prefix"] == PREFIX
     assert isinstance(mounted["app"], LazyApp)

@@ -42,9 +42,6 @@ def test_lines_are_counted() -> None:
     assert list(definitions(tree, *FUNCTIONS)) == [("f", 2)]
 
 
-# ---------------------------------------------------------------------- names
-
-
 #: Modules but the emulator's counterparts of the services' adapters.
 OWN = [path for path in MODULES if not name_of(path).startswith("emulator.services")]
 

@@ -39,51 +39,44 @@ class Api:
         """Return a bearer token of a user of the simple auth manager, by default the administrator."""
         user = user or self._admin
         if user is None:
-            answer = self._send("GET", "/auth/token", None, {})
+            answer = self._send("GET", "/auth/token")
         else:
             password = json.loads(self._passwords.read_text())[user]
-            answer = self._send("POST", "/auth/token", {"username": user, "password": password}, {})
+            answer = self._send("POST", "/auth/token", {"username": user, "password": password})
         return str(answer["access_token"])
 
     def request(
         self, method: str, path: str, body: Any = None, query: Mapping[str, Any] | None = None
     ) -> Any:
         """Send a request below ``/api/v2`` and return the parsed response."""
+        path = f"/api/v2{path}?{urllib.parse.urlencode(query, doseq=True)}" if query else f"/api/v2{path}"
         with self._lock:
-            return self._request(method, path, body, query)
-
-    def _request(self, method: str, path: str, body: Any, query: Mapping[str, Any] | None) -> Any:
-        if query:
-            path = f"{path}?{urllib.parse.urlencode(query, doseq=True)}"
-        if self._token is None:
+            self._token = self._token or self.token()
+            try:
+                return self._send(method, path, body, self._token)
+            except ApiError as error:
+                if error.status != 401:
+                    raise
+            # A token expires after a day, and a restart with new keys invalidates all tokens.
             self._token = self.token()
-        try:
-            return self._send(method, f"/api/v2{path}", body, {"Authorization": f"Bearer {self._token}"})
-        except ApiError as error:
-            if error.status != 401:
-                raise
-        # A token expires after a day, and a restart with new keys invalidates all tokens.
-        self._token = self.token()
-        return self._send(method, f"/api/v2{path}", body, {"Authorization": f"Bearer {self._token}"})
+            return self._send(method, path, body, self._token)
 
     def healthy(self) -> bool:
         """Return whether the server responds."""
         try:
-            self._send("GET", "/api/v2/version", None, {}, timeout=2)
+            self._send("GET", "/api/v2/version", timeout=2)
         except (ApiError, OSError):
             return False
         return True
 
     def _send(
-        self, method: str, path: str, body: Any, headers: Mapping[str, str], timeout: float = 30.0
+        self, method: str, path: str, body: Any = None, token: str | None = None, timeout: float = 30.0
     ) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            self.url + path,
-            data=data,
-            method=method,
-            headers={"Content-Type": "application/json", "Accept": "application/json", **headers},
-        )
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        request = urllib.request.Request(self.url + path, data=data, method=method, headers=headers)
         attempts = 3
         for attempt in range(1, attempts + 1):
             try:

@@ -41,24 +41,20 @@ _BEFORE_3_4 = {
 }
 
 
+#: The tables of this version of Airflow, as parts of queries.
+_SCHEMA = _OF_ATTEMPT if AIRFLOW_V_3_4_PLUS else _BEFORE_3_4
+
+
 class Database:
     """Read-only queries of the sqlite file."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
     #: Whether every attempt is a row of its own.
     keeps_attempts = AIRFLOW_V_3_4_PLUS
+    #: The name of the map index in the tables of task instances and of their state.
+    index_column = _SCHEMA["index"]
 
-    @property
-    def _schema(self) -> Mapping[str, str]:
-        """The tables of this version of Airflow, as parts of queries."""
-        return _OF_ATTEMPT if self.keeps_attempts else _BEFORE_3_4
-
-    @property
-    def index_column(self) -> str:
-        """Return the name of the map index in the tables of task instances and of their state."""
-        return self._schema["index"]
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     def rows(self, sql: str, *parameters: Any) -> list[dict[str, Any]]:
         """Return the rows of any query as dictionaries."""
@@ -75,7 +71,7 @@ class Database:
 
     def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         """Return the task instances of a run, ordered by task id and map index, with their rendered fields."""
-        found = self.rows(_TASK_INSTANCES.format(**self._schema), dag_id, run_id)
+        found = self.rows(_TASK_INSTANCES.format(**_SCHEMA), dag_id, run_id)
         for row in found:
             row["id"] = str(uuid.UUID(row["id"]))
             row["rendered_fields"] = _parsed(row["rendered_fields"])
@@ -87,7 +83,7 @@ class Database:
         """Return the unfinished task instances by id."""
         found = self.rows(
             "SELECT id, dag_id, run_id, task_id, map_index, try_number"
-            f" FROM {self._schema['task_instance']} WHERE state NOT IN ('success', 'skipped') OR state IS NULL"
+            f" FROM {_SCHEMA['task_instance']} WHERE state NOT IN ('success', 'skipped') OR state IS NULL"
         )
         return {str(uuid.UUID(row.pop("id"))): row for row in found}
 
@@ -105,7 +101,7 @@ class Database:
     ) -> Any:
         """Return an XCom's value as a downstream task gets it, as far as JSON can represent it."""
         found = self.rows(
-            f"SELECT value FROM {self._schema['xcom']} WHERE dag_id = ? AND run_id = ? AND task_id = ?"
+            f"SELECT value FROM {_SCHEMA['xcom']} WHERE dag_id = ? AND run_id = ? AND task_id = ?"
             " AND map_index = ? AND key = ?",
             *(dag_id, run_id, task_id, map_index, key),
         )

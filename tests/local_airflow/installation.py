@@ -1,4 +1,4 @@
-"""An Airflow on this machine, whatever its processes are: actions through its REST API, and views of its state."""
+"""An Airflow on this machine, in any composition: actions through its REST API, and views of its state."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class DagImportError(LocalAirflowError):
 
 class Installation:
     """
-    An Airflow on this machine, whose components are processes that end with this one.
+    An Airflow whose components are processes that end with this one.
 
     Its actions go through the REST API; its state comes from the database and the log files.
 

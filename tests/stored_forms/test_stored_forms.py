@@ -55,9 +55,6 @@ def missing_names(stored: Any, now: Any, path: str = "") -> Iterator[str]:
             yield from missing_names(value, other, f"{path}[{number}]")
 
 
-# ---------------------------------------------------------------------- triggers
-
-
 def check_trigger(form: dict[str, Any]) -> None:
     """Make the trigger as a triggerer does, and compare what it serializes."""
     kwargs: Any = deserialize(form["kwargs"])
@@ -120,9 +117,6 @@ def test_a_dropped_trigger_argument_is_found(monkeypatch: pytest.MonkeyPatch) ->
         check_trigger(form)
 
 
-# ---------------------------------------------------------------------- resuming
-
-
 @pytest.mark.parametrize(
     "form", [param for param in DEFERRALS if param.values[0]["method"] == "execute_complete"]
 )
@@ -146,9 +140,6 @@ def test_the_task_delivers_from_the_stored_event(
     else:
         delivered = getattr(result, "xcom_value", result)
         assert {name: delivered[name] for name in form["event"]["result"]} == form["event"]["result"]
-
-
-# ---------------------------------------------------------------------- records
 
 
 def stored_records(value: Any) -> Iterator[dict[str, Any]]:
@@ -188,9 +179,6 @@ def test_a_dropped_name_of_a_record_is_found(monkeypatch: pytest.MonkeyPatch) ->
         check_records(next(stored_records(form)))
 
 
-# ---------------------------------------------------------------------- callbacks, manifest
-
-
 def test_ids_from_callbacks_are_read() -> None:
     for forms in RELEASES.values():
         for key, value in forms["callbacks"].items():
@@ -209,9 +197,6 @@ def test_manifest_lines_are_read() -> None:
                 assert list(missing_names(line, {**result.result(), **beside})) == []
             else:
                 assert {"key", "generation_id", "error", "kind"} <= line.keys()
-
-
-# ---------------------------------------------------------------------- this release
 
 
 def lost_names(stored: dict[str, Any], now: dict[str, Any]) -> list[str]:
