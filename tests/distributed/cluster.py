@@ -76,8 +76,8 @@ class Cluster(Installation):
         if ledger:
             settings["seedance", "ledger"] = "team_ledger"
             connections = {**connections, "team_ledger": f"postgres{ledger.url}"}
-        #: Value of the variable that marks the processes of this cluster.
-        self.mark = secrets.token_hex(16)
+        # Value of the variable that marks the processes of this cluster.
+        self._mark = secrets.token_hex(16)
         self._ready_from: dict[str, int] = {}
         # Unix sockets below it (of the SDK) have room for few characters.
         self._machines = Path(tempfile.mkdtemp(prefix="seedance-dist-"))
@@ -101,7 +101,7 @@ class Cluster(Installation):
             dags_folder=dags_folder,
             config=settings,
             connections=connections,
-            env={"C_FORCE_ROOT": "1", "SEEDANCE_CLUSTER": self.mark},
+            env={"C_FORCE_ROOT": "1", "SEEDANCE_CLUSTER": self._mark},
             commands=commands,
             database=database,
             api=Api(f"http://127.0.0.1:{port}", home / "passwords", admin=None),
@@ -241,7 +241,7 @@ class Cluster(Installation):
             with contextlib.suppress(psutil.Error, OSError):
                 if process.pid in known or process.status() == psutil.STATUS_ZOMBIE:
                     continue
-                if process.environ().get("SEEDANCE_CLUSTER") == self.mark:
+                if process.environ().get("SEEDANCE_CLUSTER") == self._mark:
                     found.append(f"{process.pid} {' '.join(process.cmdline())}")
         return found
 

@@ -110,7 +110,7 @@ class History:
             place = (row["dag_id"], row["run_id"], row["map_index"])
             at = datetime.fromisoformat(row["at"]).timestamp()
             for name, state, try_number, generation_id, intended in self._read(row):
-                intended_at = intended and intended.timestamp()
+                intended_at = intended.timestamp() if intended else None
                 yield Entry(place, name, state, try_number, generation_id, at, intended_at)
 
     def _read(self, row: dict[str, Any]) -> Iterator[_Written]:
