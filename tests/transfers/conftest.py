@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import json
 import logging
-import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.settings import Settings, read_settings
 from airflow_provider_seedance.transfers import download
 from airflow_provider_seedance.transfers.download import DownloadTiming
+from transfers.results import Transfer
 from transfers.server import MediaServer
 
 
@@ -35,6 +36,11 @@ def other_host() -> Iterator[MediaServer]:
         yield running
 
 
+@pytest.fixture
+def transfer(host: MediaServer, tmp_path: Path) -> Transfer:
+    return Transfer(host, tmp_path)
+
+
 def make_settings(**extra: Any) -> Settings:
     """Settings of a connection that trusts the media host of the tests, unless ``extra`` says otherwise."""
     return read_settings(
@@ -46,48 +52,6 @@ def connection_json(**extra: Any) -> str:
     """The same connection as Airflow reads it from the environment."""
     fields = {"conn_type": "seedance", "password": SECRET, "extra": {"media_hosts": "127.0.0.1", **extra}}
     return json.dumps(fields)
-
-
-Names = Callable[..., list[str]]
-
-
-@pytest.fixture
-def names(monkeypatch: pytest.MonkeyPatch) -> Names:
-    """Give names addresses: ``names({"cdn.example": ["93.184.216.34"]})``; returns the look-ups to come."""
-    real = socket.getaddrinfo
-
-    def set_up(table: dict[str, list[str]]) -> list[str]:
-        lookups: list[str] = []
-
-        def look_up(name: Any, port: Any, *rest: Any, **options: Any) -> Any:
-            lookups.append(name)
-            addresses = table.get(name)
-            if addresses is None:
-                return real(name, port, *rest, **options)
-            if not addresses:
-                raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-            return [
-                (socket.AF_INET6 if ":" in one else socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port))
-                for one in addresses
-            ]
-
-        monkeypatch.setattr(socket, "getaddrinfo", look_up)
-        return lookups
-
-    return set_up
-
-
-@pytest.fixture
-def connected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Record where sockets are connected to, and let none of those connections succeed."""
-    tried: list[Any] = []
-
-    def refuse(address: Any, *rest: Any, **options: Any) -> Any:
-        tried.append(address)
-        raise ConnectionRefusedError("no network in tests")
-
-    monkeypatch.setattr(socket, "create_connection", refuse)
-    return tried
 
 
 @pytest.fixture

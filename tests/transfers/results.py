@@ -6,8 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+from support import TaskInstance
+
+from airflow_provider_seedance.exceptions import SeedanceError, SeedanceMediaError
 from airflow_provider_seedance.transfers.seedance_to_object_storage import SeedanceToObjectStorageOperator
-from transfers.server import MediaServer
+from transfers.server import MediaServer, Reply
 
 
 def single(*urls: str, **changes: Any) -> dict[str, Any]:
@@ -84,3 +88,31 @@ def run_into(
 def names_in(directory: Path) -> list[str]:
     """Return the files in a directory and below."""
     return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
+
+
+class Transfer:
+    """Tries of one task that stores outputs of a media host in a directory."""
+
+    def __init__(self, host: MediaServer, directory: Any) -> None:
+        self.host, self.directory, self.ti = host, directory, TaskInstance()
+
+    def run(self, results: Any, **arguments: Any) -> dict[str, Any]:
+        """Run a try; a list is the result of a batch."""
+        value = batch(results) if isinstance(results, list) else results
+        return run_into(self.directory, value, {"ti": self.ti}, **arguments)
+
+    def fail(
+        self, kind: type[SeedanceError], results: Any, message: str | None = None, **arguments: Any
+    ) -> SeedanceError:
+        """Run a try that fails, and return its error."""
+        with pytest.raises(kind, match=message) as caught:
+            self.run(results, **arguments)
+        return caught.value
+
+    def fail_for_the_second_file(self, results: Any, message: str, **arguments: Any) -> SeedanceError:
+        """Run a try in which the media host refuses the second file."""
+        self.host.always["/1.mp4"] = Reply(status=500)
+        error = self.fail(SeedanceMediaError, results, message, **arguments)
+        del self.host.always["/1.mp4"]
+        self.host.requests.clear()
+        return error

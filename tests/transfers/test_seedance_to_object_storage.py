@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,11 @@ from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
 from airflow_provider_seedance.transfers import output as transfer_output
 from airflow_provider_seedance.transfers.output import megabytes
 from airflow_provider_seedance.transfers.seedance_to_object_storage import SeedanceToObjectStorageOperator
-from transfers.results import names_in, operator, run, single
+from transfers.results import batch, names_in, operator, run, single
 from transfers.server import MediaServer, Reply
 
 DATA = bytes(range(256)) * 1200
 SHA256 = hashlib.sha256(DATA).hexdigest()
-SECOND = DATA[::-1] * 2
 
 pytestmark = pytest.mark.usefixtures("conn", "service")
 
@@ -35,11 +33,12 @@ pytestmark = pytest.mark.usefixtures("conn", "service")
 # ---------------------------------------------------------------------- what is stored and returned
 
 
-@pytest.mark.parametrize("scheme", ["", "file://"])
+@pytest.mark.parametrize(("scheme", "no_template"), [("", ""), ("file://", "None")])
 @pytest.mark.parametrize("kind", [str, ObjectStoragePath])
-def test_single_file(host: MediaServer, tmp_path: Path, scheme: str, kind: Any) -> None:
+def test_single_file(host: MediaServer, tmp_path: Path, scheme: str, no_template: str, kind: Any) -> None:
     path = f"{scheme}{tmp_path}/deep/out.mp4"
-    assert run(single(host.put("/v.mp4", DATA)), kind(path), verify=None) == {
+    made = single(host.put("/v.mp4", DATA))
+    assert run(made, kind(path), verify=None, name_template=no_template) == {
         "path": path,
         "paths": [path],
         "bytes": len(DATA),
@@ -140,6 +139,12 @@ def test_forms_of_a_result(host: MediaServer, tmp_path: Path, write: Any) -> Non
         (single("https://cdn.example/a.mp4", status="failed"), "is failed"),
         ({**single(), "urls": "https://cdn.example/a.mp4"}, "list of strings"),
         ({**single("https://cdn.example/a.mp4"), "media": "audio"}, "media"),
+        (["gen-1"], "gen-1"),
+        ([{"path": "s3://bucket/a.mp4"}], "generation_id"),
+        ([7], "int"),
+        ("['gen-1']", "gen-1"),
+        ("'gen-1'", "str"),
+        (b"gen-1", "bytes"),
     ],
 )
 def test_values_without_a_result(
@@ -147,7 +152,7 @@ def test_values_without_a_result(
 ) -> None:
     monkeypatch.delenv("AIRFLOW_CONN_SEEDANCE_DEFAULT")
     with pytest.raises(errors.SeedanceRequestError) as caught:
-        run(value, f"{tmp_path}/out.mp4")
+        run(value, f"{tmp_path}/")
     assert said in str(caught.value)
     assert "Nothing was sent" in str(caught.value)
     assert "hidden" not in str(caught.value)
@@ -155,27 +160,32 @@ def test_values_without_a_result(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("destination", "arguments", "said"),
     [
-        ({"destination": ""}, "destination is empty"),
-        ({"destination": None}, "destination is empty"),
-        ({"destination": "nosuch://bucket/a.mp4"}, "nosuch"),
-        ({"destination": "{tmp}"}, "with a / at the end"),
-        ({"destination": "{tmp}/a.mp4", "name_template": "{key}"}, "name_template"),
-        ({"destination": "{tmp}/", "name_template": "{prompt}"}, "'prompt'"),
-        ({"destination": "{tmp}/", "name_template": "../{key}"}, "below the destination"),
-        ({"destination": "{tmp}/a.mp4", "overwrite": "maybe"}, "overwrite"),
-        ({"destination": "{tmp}/a.mp4", "overwrite": None}, "overwrite"),
-        ({"destination": "{tmp}/a.mp4", "overwrite": 1}, "overwrite"),
-        ({"destination": "{tmp}/a.mp4", "count": 2}, "several outputs need a directory"),
+        ("", {}, "destination is empty"),
+        (None, {}, "destination is empty"),
+        ("nosuch://bucket/a.mp4", {}, "nosuch"),
+        ("{tmp}", {}, "with a / at the end"),
+        ("{tmp}/a.mp4", {"name_template": "{key}"}, "name_template"),
+        ("{tmp}/", {"name_template": "{prompt}"}, "'prompt'"),
+        ("{tmp}/", {"name_template": "../{key}"}, "below the destination"),
+        ("{tmp}/a.mp4", {"overwrite": "maybe"}, "overwrite"),
+        ("{tmp}/a.mp4", {"overwrite": None}, "overwrite"),
+        ("{tmp}/a.mp4", {"overwrite": 1}, "overwrite"),
+        ("{tmp}/a.mp4", {"verify": "maybe"}, "verify is 'maybe'"),
+        ("{tmp}/a.mp4", {"sidecar": "maybe"}, "sidecar is 'maybe'"),
+        ("{tmp}/a.mp4", {"outputs": 2}, "several outputs need a directory"),
+        ("{tmp}/a.mp4", {"outputs": "a batch"}, "a batch and several outputs need a directory"),
     ],
 )
-def test_unusable_arguments(host: MediaServer, tmp_path: Path, arguments: dict[str, Any], said: str) -> None:
-    destination = arguments["destination"] and arguments["destination"].replace("{tmp}", str(tmp_path))
-    rest = {name: value for name, value in arguments.items() if name not in ("destination", "count")}
+def test_unusable_arguments(
+    host: MediaServer, tmp_path: Path, destination: Any, arguments: dict[str, Any], said: str
+) -> None:
+    outputs, rest = arguments.get("outputs", 1), {k: v for k, v in arguments.items() if k != "outputs"}
     url = host.put("/v.mp4", DATA)
+    generation = batch([single(url)]) if outputs == "a batch" else single(*[url] * outputs)
     with pytest.raises(errors.SeedanceConfigurationError) as caught:
-        run(single(*[url] * arguments.get("count", 1)), destination, **rest)
+        run(generation, destination and destination.replace("{tmp}", str(tmp_path)), **rest)
     assert said in str(caught.value)
     assert "Nothing was sent" in str(caught.value)
     assert host.requests == []
@@ -187,32 +197,19 @@ def test_max_parallel(value: Any) -> None:
         operator(single(), "/x", max_parallel=value)
 
 
-def test_empty_name_template(host: MediaServer, tmp_path: Path) -> None:
-    for nothing in ("", "None"):
-        run(single(host.put("/v.mp4", DATA)), f"{tmp_path}/out.mp4", name_template=nothing)
-
-
 # ---------------------------------------------------------------------- the log
 
 
-def test_a_small_file_is_one_line_of_the_log(
-    host: MediaServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("large", [False, True])
+def test_the_log_of_a_file(
+    host: MediaServer, tmp_path: Path, info: Any, monkeypatch: pytest.MonkeyPatch, large: bool
 ) -> None:
-    caplog.set_level(logging.INFO, logger="airflow_provider_seedance.transfers")
-    run(single(host.put("/v.mp4", DATA) + "?sig=hidden"), f"{tmp_path}/out.mp4")
+    monkeypatch.setattr(transfer_output, "MIN_LOGGED_BYTES", len(DATA) + 1 - large)
+    run(single(host.put("/v.mp4", DATA) + "?sig=hidden"), f"{tmp_path}/out.mp4", verify=None)
     origin = f"the output of generation gen-1 from {host.url('/v.mp4')}"
     stored = f"Stored {origin} at {tmp_path}/out.mp4: {len(DATA)} bytes, sha256 {SHA256}."
-    assert [record.getMessage() for record in caplog.records if record.levelno == logging.INFO] == [stored]
-
-
-def test_the_log_says_that_a_large_file_is_downloaded(
-    host: MediaServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    caplog.set_level(logging.INFO)
-    monkeypatch.setattr(transfer_output, "MIN_LOGGED_BYTES", len(DATA))
-    run(single(host.put("/v.mp4", DATA) + "?sig=hidden"), f"{tmp_path}/out.mp4")
-    assert f"Downloading the output of generation gen-1 from {host.url('/v.mp4')} (0.3 MB)." in caplog.text
-    assert "hidden" not in caplog.text
+    messages = [record.getMessage() for record in info.records if "transfers" in record.name]
+    assert messages == [f"Downloading {origin} (0.3 MB)."] * large + [stored]
 
 
 def test_megabytes() -> None:

@@ -11,9 +11,10 @@ from support import TaskInstance
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.batch.manifest import read_manifest, write_manifest
-from transfers.conftest import connection_json
-from transfers.results import batch, data_of, items, run_into
-from transfers.server import MediaServer, Reply
+from transfers.results import Transfer, batch, data_of, items
+from transfers.server import MediaServer
+
+pytestmark = pytest.mark.usefixtures("conn")
 
 
 @pytest.fixture(scope="module")
@@ -23,17 +24,11 @@ def endpoint() -> Iterator[str]:
 
 
 @pytest.fixture
-def s3(
-    endpoint: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> Iterator[S3FileSystem]:
-    for name, value in {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AIRFLOW_CONN_SEEDANCE_DEFAULT": connection_json(),
-    }.items():
-        monkeypatch.setenv(name, value)
+def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3FileSystem]:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     S3FileSystem.clear_instance_cache()
     fs = S3FileSystem()
     if not fs.exists("batch"):
@@ -45,48 +40,43 @@ def s3(
     S3FileSystem.clear_instance_cache()
 
 
-def names_in(fs: S3FileSystem) -> list[str]:
-    fs.invalidate_cache()
-    return sorted(path.removeprefix("batch/") for path in fs.find("batch"))
+@pytest.fixture
+def transfer(host: MediaServer, s3: S3FileSystem) -> Transfer:
+    return Transfer(host, "s3://batch/out")
 
 
-def test_from_a_manifest_into_a_directory(host: MediaServer, s3: S3FileSystem) -> None:
+def test_from_a_manifest_into_a_directory(transfer: Transfer, s3: S3FileSystem) -> None:
     manifest = "s3://batch/manifest.jsonl"
-    write_manifest(manifest, [*items(host, "lamp", "shoe"), {"key": "hat", "status": "not_submitted"}])
-    result = run_into("s3://batch/out", batch([], manifest=manifest))
+    written = [*items(transfer.host, "lamp", "shoe"), {"key": "hat", "status": "not_submitted"}]
+    write_manifest(manifest, written)
+    result = transfer.run(batch([], manifest=manifest))
     assert result["path"] == "s3://batch/out/"
     assert result["paths"] == ["s3://batch/out/lamp.mp4", "s3://batch/out/shoe.mp4"]
     assert s3.cat("batch/out/shoe.mp4") == data_of("shoe")
-    assert names_in(s3) == ["manifest.jsonl", "out/lamp.mp4", "out/shoe.mp4"]
+    s3.invalidate_cache()
+    assert sorted(s3.find("batch/out")) == ["batch/out/lamp.mp4", "batch/out/shoe.mp4"]
 
 
 def test_if_changed_compares_the_length(
-    host: MediaServer, s3: S3FileSystem, info: pytest.LogCaptureFixture
+    transfer: Transfer, s3: S3FileSystem, info: pytest.LogCaptureFixture
 ) -> None:
-    results = items(host, "a", "b")
-    first = run_into("s3://batch/out", batch(results), overwrite="if-changed")
-    second = run_into("s3://batch/out", batch(results), overwrite="if-changed")
-    assert second == {**first, "stored": 0, "skipped": 2}
+    results = items(transfer.host, "a", "b")
+    first = transfer.run(results, overwrite="if-changed")
+    assert transfer.run(results, overwrite="if-changed") == {**first, "stored": 0, "skipped": 2}
     assert "2 by length" in info.text
     s3.pipe_file("batch/out/a.mp4", b"shorter")
-    assert run_into("s3://batch/out", batch(results), overwrite="if-changed")["stored"] == 1
+    assert transfer.run(results, overwrite="if-changed")["stored"] == 1
     assert s3.cat("batch/out/a.mp4") == data_of("a")
 
 
-def test_overwrite_false_in_a_retry(host: MediaServer, s3: S3FileSystem) -> None:
-    results, ti = items(host, "a", "b"), TaskInstance()
-    host.always["/1.mp4"] = Reply(status=500)
-    with pytest.raises(errors.SeedanceMediaError, match="1 of 2 files"):
-        run_into("s3://batch/out", batch(results), {"ti": ti}, overwrite=False)
-    del host.always["/1.mp4"]
-    host.requests.clear()
-    ti.retry()
-    assert run_into("s3://batch/out", batch(results), {"ti": ti}, overwrite=False)["skipped"] == 1
-    other = TaskInstance()
-    with pytest.raises(
-        errors.SeedanceDestinationExistsError, match=r"the destination exists: .*a\.mp4, .*b\.mp4"
-    ):
-        run_into("s3://batch/out", batch(results), {"ti": other}, overwrite=False)
+def test_overwrite_false_in_a_retry(transfer: Transfer) -> None:
+    results = items(transfer.host, "a", "b")
+    transfer.fail_for_the_second_file(results, "1 of 2 files", overwrite=False)
+    transfer.ti.retry()
+    assert transfer.run(results, overwrite=False)["skipped"] == 1
+    transfer.ti = TaskInstance()
+    message = r"the destination exists: .*a\.mp4, .*b\.mp4"
+    transfer.fail(errors.SeedanceDestinationExistsError, results, message, overwrite=False)
 
 
 def test_missing_manifest(s3: S3FileSystem) -> None:

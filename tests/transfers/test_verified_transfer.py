@@ -106,15 +106,6 @@ def test_upload_is_looked_into_before_it_is_visible(host: MediaServer) -> None:
     fs.store.clear()
 
 
-@pytest.mark.parametrize("argument", ["verify", "sidecar"])
-def test_other_values_are_refused_before_anything_is_sent(
-    host: MediaServer, tmp_path: Path, argument: str
-) -> None:
-    with pytest.raises(errors.SeedanceConfigurationError, match=f"{argument} is 'maybe'"):
-        run_into(tmp_path, good(host), **{argument: "maybe"})
-    assert host.requests == []
-
-
 # ---------------------------------------------------------------------- sidecars
 
 
