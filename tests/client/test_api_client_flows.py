@@ -218,6 +218,62 @@ def test_the_id_of_a_paid_generation_is_not_lost_with_the_end_of_its_reply(
     assert isinstance(submit(either_client, cut(200, whole[: len(whole) - missing])), kind)
 
 
+# ---------------------------------------------------------------------- hostile replies to submissions
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 1_000_000,
+        b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+        b'{"data": ' + b"[" * 500 + b"]" * 500 + b"}",
+        b"[" + b"{}," * 1_200_000 + b"{}]",
+        b'{"task_id": ' + b"9" * 5000 + b"}",
+        # Ids that no request can contain.
+        b'{"code": 200, "data": {"task_id": "a\\ud800"}}',
+        b'{"code": 200, "data": {"task_id": "a\\u0000b"}}',
+        b'{"code": 200, "data": {"task_id": "a\\u202eb"}}',
+        b'{"code": 200, "data": {"task_id": "a\\nb"}}',
+        b'{"code": 200, "data": {"task_id": "' + b"x" * 1001 + b'"}}',
+    ],
+    ids=["open", "deep", "nested", "wide", "number", "surrogate", "NUL", "direction", "line", "long"],
+)
+def test_a_reply_without_a_usable_id_is_an_uncertain_submission(
+    either_client: EitherClient, body: bytes
+) -> None:
+    assert isinstance(submit(either_client, answer(200, body)), Uncertain)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"code": 200, "data": {"task_id": "paid-1", "model": "caf\xe9"}}'.encode("latin-1"),
+        b'{"code": 200, "data": {"task_id": "paid-1", "model": "a\\ud800b\\u0000c\\u001b[2J"}}',
+        b'\xef\xbb\xbf{"code": 200, "data": {"task_id": "paid-1"}}',
+        '{"code": 200, "data": {"task_id": "paid-1"}}'.encode("utf-16"),
+    ],
+    ids=["latin-1", "escapes", "bom", "utf-16"],
+)
+def test_the_id_of_a_paid_generation_is_found_beside_any_other_value(
+    either_client: EitherClient, body: bytes
+) -> None:
+    generation = submit(either_client, answer(200, body)).generation
+    assert generation.generation_id == "paid-1"
+    text = json.dumps(generation.result(), ensure_ascii=False)
+    text.encode()
+    assert "\\u0000" not in text
+    assert "\x1b" not in text
+
+
+def test_a_message_of_the_service_becomes_one_short_line(either_client: EitherClient) -> None:
+    message = "no\nERROR forged line\x1b[2J" + "x" * 100_000
+    body = json.dumps({"code": "A" * 5000, "message": message}).encode()
+    refused = submit(either_client, answer(400, body))
+    assert "\n" not in refused.error.message
+    assert "\x1b" not in refused.error.message
+    assert len(str(refused.error)) < 10_000
+
+
 # ---------------------------------------------------------------------- configuration
 
 

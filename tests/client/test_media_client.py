@@ -4,31 +4,79 @@ from __future__ import annotations
 
 import socket
 import ssl
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hostile.certificates import self_signed
+from hostile.fake_transports import SLOW_FILE, SLOW_HEADS, Script
+from scripted_server import at_once, serving
 from support import SECRET
-from transfers.conftest import Names, connected, host, make_settings, names, other_host
+from transfers.conftest import host, make_settings, other_host
 from transfers.server import MediaServer, Reply
 
+from airflow_provider_seedance.client import deadlines, media_client
 from airflow_provider_seedance.client.api_client import USER_AGENT
 from airflow_provider_seedance.client.media_client import (
     MAX_REDIRECTS,
     MediaAddressError,
     MediaClient,
     MediaConnectionError,
+    MediaTooSlowError,
 )
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError
 
-__all__ = ["connected", "host", "names", "other_host"]  # fixtures
+__all__ = ["host", "other_host"]  # fixtures
 
 PUBLIC = "93.184.216.34"
 DATA = bytes(range(256)) * 1024
 MODIFIED = "Sat, 07 Feb 2026 10:40:00 GMT"
+
+
+Names = Callable[..., list[str]]
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Names:
+    """Give names addresses: ``names({"cdn.example": ["93.184.216.34"]})``; returns the look-ups to come."""
+    real = socket.getaddrinfo
+
+    def set_up(table: dict[str, list[str]]) -> list[str]:
+        lookups: list[str] = []
+
+        def look_up(name: Any, port: Any, *rest: Any, **options: Any) -> Any:
+            lookups.append(name)
+            addresses = table.get(name)
+            if addresses is None:
+                return real(name, port, *rest, **options)
+            if not addresses:
+                raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+            return [
+                (socket.AF_INET6 if ":" in one else socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port))
+                for one in addresses
+            ]
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        return lookups
+
+    return set_up
+
+
+@pytest.fixture
+def connected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Record where sockets are connected to, and let none of those connections succeed."""
+    tried: list[Any] = []
+
+    def refuse(address: Any, *rest: Any, **options: Any) -> Any:
+        tried.append(address)
+        raise ConnectionRefusedError("no network in tests")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    return tried
 
 
 def fetch(url: str, **extra: Any) -> bytes:
@@ -132,6 +180,33 @@ def test_a_host_that_does_not_answer(names: Names) -> None:
     names({"cdn.example.org": []})
     with pytest.raises(MediaConnectionError, match=r"cdn\.example\.org cannot be resolved"):
         fetch("https://cdn.example.org/a.mp4")
+
+
+# ---------------------------------------------------------------------- slow hosts
+
+
+def test_slow_replies_time_out() -> None:
+    def check(script: Script) -> None:
+        with serving(script) as server, pytest.raises(MediaConnectionError):
+            fetch(f"http://127.0.0.1:{server.port}/a.mp4", timeout=0.1)
+
+    at_once(check, SLOW_HEADS)
+
+
+def test_a_slow_file_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(media_client, "STALL_TIMEOUT_SECONDS", 0.1)
+    with serving(SLOW_FILE) as server, pytest.raises(MediaTooSlowError, match="less than"):
+        fetch(f"http://127.0.0.1:{server.port}/a.mp4", timeout=0.25)
+
+
+def test_the_time_of_a_slow_reader_does_not_count(host: MediaServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = 0.0
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + reading)
+    monkeypatch.setattr(deadlines, "time", clock)
+    with MediaClient(make_settings()) as client, client.open(host.put("/a.mp4", DATA)) as stream:
+        for _ in stream.chunks():
+            reading += 2 * media_client.STALL_TIMEOUT_SECONDS
+    assert reading > 0
 
 
 # ---------------------------------------------------------------------- permitted sources

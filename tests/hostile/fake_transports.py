@@ -56,11 +56,6 @@ def another_protocol(peer: socket.socket) -> None:
     peer.sendall(b"220 mail.example ESMTP\r\n" * 3)
 
 
-endless_body = sends(head(), *[b" " * 10_000] * (STEPS * 10))
-torn_gzip = packed(gzip.compress(b'{"a": 1}' * 1000)[:-20], "gzip")
-#: The second reply answers a request that was never made.
-two_replies = sends(2 * head("204 No Content", "Content-Length: 0"))
-
 SLOW_HEADS: dict[str, Script] = {
     "interim responses": drips(b"", [head("100 Continue")] * STEPS),
     "status line": drips(b"HTTP/1.1 200 ", [b"O"] * STEPS),
@@ -68,6 +63,7 @@ SLOW_HEADS: dict[str, Script] = {
 }
 SLOW: dict[str, Script] = {
     **SLOW_HEADS,
+    "body": drips(head("200 OK", "Content-Length: 100000"), [b" "] * STEPS),
     "chunk size": drips(head("200 OK", "Transfer-Encoding: chunked"), [b"5;", *[b"a"] * STEPS]),
     # The file name in the gzip header has no end, so the body unpacks to nothing.
     "gzip header": drips(
@@ -75,6 +71,8 @@ SLOW: dict[str, Script] = {
         [b"a\r\n\x1f\x8b\x08\x08\0\0\0\0\0\3\r\n", *[b"1\r\na\r\n"] * STEPS],
     ),
 }
+
+SLOW_FILE = drips(head("200 OK", "Content-Length: 100000"), [b"a"] * STEPS, gap=0.02)
 
 #: Too large, or invalid.
 WRONG: dict[str, Script] = {

@@ -5,11 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from hostile.fake_transports import BOMBS, SLOW_FILE, STEPS, WRONG, Script, head, sends
+from scripted_server import serving
 
+from airflow_provider_seedance.client import media_client
 from airflow_provider_seedance.client.media_client import MediaClient
 from airflow_provider_seedance.exceptions import (
     SeedanceMediaError,
@@ -25,7 +30,6 @@ from airflow_provider_seedance.transfers.download import (
     DownloadTiming,
     Source,
     download,
-    store_data_url,
 )
 from transfers.conftest import make_settings
 from transfers.server import MediaServer, Reply
@@ -33,7 +37,6 @@ from transfers.server import MediaServer, Reply
 DATA = bytes(range(256)) * 1200  # several pieces
 NEW = bytes(reversed(DATA))[:-1000]
 FUTILE = module.MAX_FUTILE_ATTEMPTS
-SHA256 = hashlib.sha256(DATA).hexdigest()
 
 
 def part(first: int, last: int, body: bytes, size: int = len(DATA)) -> Reply:
@@ -164,12 +167,10 @@ def test_broken_download_is_resumed(host: MediaServer, options: dict[str, Any], 
     run = Run(host.put("/a.mp4", DATA, **options))
     host.script("/a.mp4", Reply(cut=100_000, reset=reset), Reply(cut=50_000, reset=reset))
     run.succeeds()
-    first, second, third = host.ranges("/a.mp4")
-    assert first is None
-    assert second is not None
-    assert third is not None
+    ranges = host.ranges("/a.mp4")
+    assert [bool(one) for one in ranges] == [False, True, True]
     if not reset:  # a reset may take bytes along that had arrived
-        assert (second, third) == ("bytes=100000-", "bytes=150000-")
+        assert ranges[1:] == ["bytes=100000-", "bytes=150000-"]
     assert run.sink.restarts == 0
     validator = options.get("modified") or (options.get("etag") if options.get("etag") == '"1"' else None)
     assert host.requests[1].headers.get("if-range") == validator
@@ -232,9 +233,6 @@ def test_complete_file_of_unknown_length(host: MediaServer) -> None:
     host.script("/a.mp4", Reply(status=200, body=body, headers=headers))
     run.succeeds()
     assert host.ranges("/a.mp4") == [None, f"bytes={len(DATA)}-"]
-
-
-# ---------------------------------------------------------------------- lengths
 
 
 # ---------------------------------------------------------------------- hosts in trouble
@@ -381,9 +379,6 @@ def test_private_host(host: MediaServer) -> None:
     assert run.refreshed == 0
 
 
-# ---------------------------------------------------------------------- stopping
-
-
 def test_stop(host: MediaServer) -> None:
     run = Run(host.put("/a.mp4", DATA))
     run.on_progress = lambda received: run.stop.set()
@@ -391,65 +386,97 @@ def test_stop(host: MediaServer) -> None:
     assert len(run.progress) == 1
 
 
+# ---------------------------------------------------------------------- hostile hosts
+
+
+@contextmanager
+def at(script: Script, **extra: Any) -> Iterator[Run]:
+    with serving(script) as server:
+        url = f"http://127.0.0.1:{server.port}/a.mp4"
+        yield Run(url, url, url, timeout=0.25, **extra)
+
+
+@pytest.mark.parametrize("script", [*WRONG.values(), *BOMBS.values()], ids=[*WRONG, *BOMBS])
+def test_an_invalid_reply_is_an_error_of_the_package(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(media_client, "STALL_TIMEOUT_SECONDS", 0.1)
+    with at(script, max_media_bytes=100_000_000) as run, pytest.raises(SeedanceMediaError):
+        run()
+
+
+def test_the_bytes_of_a_slow_file_are_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(media_client, "STALL_TIMEOUT_SECONDS", 0.1)
+    with at(SLOW_FILE) as run:
+        error = run.fails()
+    assert "after 5 attempts" in error.message
+    assert error.retry_helps
+
+
+def check_too_large(error: SeedanceMediaError, limit: int) -> None:
+    assert not error.retry_helps
+    for said in ("max_media_bytes", str(limit), "clear this task", "pays nothing"):
+        assert said in error.message
+    assert len(error.message) < 500
+
+
+def test_an_endless_download_is_too_large() -> None:
+    endless = sends(head("200 OK", "Content-Type: video/mp4"), *[b"a" * 10_000] * (STEPS * 10))
+    with at(endless, max_media_bytes=100_000) as run:
+        check_too_large(run.fails(SeedanceMediaTooLargeError), 100_000)
+    assert len(run.sink.data) <= 100_000
+
+
+def test_a_file_that_is_announced_as_too_large_is_not_downloaded(host: MediaServer) -> None:
+    run = Run(host.put("/a.mp4", DATA), max_media_bytes=len(DATA) - 1)
+    check_too_large(run.fails(SeedanceMediaTooLargeError), len(DATA) - 1)
+    assert (len(run.sink.data), len(host.requests)) == (0, 1)
+    Run(run.url, max_media_bytes=len(DATA)).succeeds()
+
+
+def test_a_file_may_become_too_large_in_a_later_part(host: MediaServer) -> None:
+    """The received bytes count, not the announced ones."""
+    run = Run(host.put("/a.mp4", DATA[:100_000]), max_media_bytes=100_000)
+    later = Reply(status=206, body=b"a" * 60_000, headers={"Content-Range": "bytes 60000-99999/100000"})
+    host.script("/a.mp4", Reply(cut=60_000), later)
+    run.fails(SeedanceMediaTooLargeError)
+
+
 # ---------------------------------------------------------------------- data URLs
 
 
-def from_url(
-    url: str, leave: bool = False, max_bytes: int = 10_000_000
-) -> tuple[Downloaded | None, bytes, list[Announced]]:
-    sink = Memory()
-    announced: list[Announced] = []
+def data_url(data: bytes) -> str:
+    return "data:image/webp;base64," + base64.b64encode(data).decode()
 
-    def begin(found: Announced) -> Memory | None:
-        announced.append(found)
-        return None if leave else sink
 
-    def refresh() -> str:
-        raise AssertionError("requested")
-
-    source = Source(label="the output", generation_id="local-1", url=url, refresh=refresh)
-    done = store_data_url(source, begin, max_bytes=max_bytes)
-    assert sink.restarts == 0
-    return done, bytes(sink.data), announced
+def quoted(url: str) -> str:
+    return url.replace("+", "%2B").replace("=", "%3D")
 
 
 def test_data_url() -> None:
-    url = "data:image/webp;base64," + base64.b64encode(DATA).decode()
-    done, data, announced = from_url(url)
-    assert data == DATA
-    assert done == Downloaded(size=len(DATA), sha256=SHA256)
-    assert announced == [Announced(length=len(DATA), content_type="image/webp")]
-    assert from_url(url.replace("+", "%2B").replace("=", "%3D"))[1] == DATA
-    assert from_url(url, leave=True)[0] is None
+    run = Run(data_url(DATA))
+    run.succeeds()
+    assert run.announced == [Announced(length=len(DATA), content_type="image/webp")]
+    Run(quoted(run.url)).succeeds()
+    run.leave = True
+    assert run() is None
 
 
 @pytest.mark.parametrize("more", [0, 1, 2])
 def test_data_url_too_large(more: int) -> None:
     data = DATA + b"x" * more
-    url = "data:image/webp;base64," + base64.b64encode(data).decode()
-    assert from_url(url, max_bytes=len(data))[1] == data
-    for written in (url, url.replace("+", "%2B").replace("=", "%3D")):
-        with pytest.raises(SeedanceMediaTooLargeError) as caught:
-            from_url(written, max_bytes=len(data) - 1)
-        assert not caught.value.retry_helps
-        assert caught.value.generation_id == "local-1"
-        for said in ("max_media_bytes", str(len(data) - 1), "clear this task", "pays nothing"):
-            assert said in caught.value.message
-        assert len(caught.value.message) < 500
+    Run(data_url(data), max_media_bytes=len(data)).succeeds(data)
+    for url in (data_url(data), quoted(data_url(data))):
+        limited = Run(url, max_media_bytes=len(data) - 1)
+        check_too_large(limited.fails(SeedanceMediaTooLargeError), len(data) - 1)
 
 
 def test_large_data_url_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unpack(*arguments: Any, **named: Any) -> bytes:
-        raise AssertionError("unpacked")
-
-    monkeypatch.setattr(base64, "b64decode", unpack)
-    with pytest.raises(SeedanceMediaTooLargeError):
-        from_url("data:image/png;base64," + "QUFB" * 50_000, max_bytes=100_000)
+    run = Run("data:image/png;base64," + "QUFB" * 50_000, max_media_bytes=100_000)
+    monkeypatch.setattr(base64, "b64decode", Mock(side_effect=AssertionError("decoded")))
+    run.fails(SeedanceMediaTooLargeError)
 
 
 @pytest.mark.parametrize(
     "url", ["data:image/png", "data:image/png,abc", "data:image/png;base64,", "data:image/png;base64,!!!"]
 )
 def test_undecodable_data_url(url: str) -> None:
-    with pytest.raises(SeedanceMediaError, match="cannot be read"):
-        from_url(url)
+    assert "cannot be read" in str(Run(url).fails())
