@@ -1,4 +1,4 @@
-"""Emulators of Google Cloud Storage and of Azure Blob Storage, where they are installed, and their filesystems."""
+"""Emulators of object stores, those of Google and Azure where they are installed, and their filesystems."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import shutil
 import socket
 import socketserver
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
+from s3_store import s3_filesystem, s3_server
 
 #: Name and key of the account that Azurite has, which its documentation publishes.
 AZURE_ACCOUNT = "devstoreaccount1"
@@ -33,6 +34,10 @@ class Store:
     #: Its scheme, for messages.
     scheme: str
     counter: CountingProxy
+    #: Its address without the counter.
+    url: str = ""
+    #: Size of a part of an upload, the smallest that every store takes.
+    part: int = 5 * 1024 * 1024
     #: The same store with a key that has no rights; ``None`` if the emulator checks none.
     forbidden: Any = None
 
@@ -77,6 +82,16 @@ def counted(port: int) -> Iterator[CountingProxy]:
 
 
 @contextlib.contextmanager
+def amazon_store() -> Iterator[Store]:
+    """Yield the emulator of S3."""
+    with s3_server() as url, counted(int(url.rpartition(":")[2])) as proxy:
+        fs = s3_filesystem(f"http://127.0.0.1:{proxy.port}")
+        fs.call_s3("create_bucket", Bucket="bucket")
+        # S3 takes no parts below 5 MiB, which would only cost time here.
+        yield Store(fs=fs, scheme="s3", counter=proxy, url=url, part=64 * 1024)
+
+
+@contextlib.contextmanager
 def google_store() -> Iterator[Store]:
     """Yield the emulator of Google Cloud Storage."""
     gcsfs = pytest.importorskip("gcsfs", reason="gcsfs is not installed: pip install gcsfs")
@@ -103,17 +118,18 @@ def google_store() -> Iterator[Store]:
 
 
 @contextlib.contextmanager
-def azure_store(home: Path) -> Iterator[Store]:
+def azure_store() -> Iterator[Store]:
     """Yield the emulator of Azure Blob Storage."""
     adlfs = pytest.importorskip("adlfs", reason="adlfs is not installed: pip install adlfs")
     program = shutil.which("azurite-blob")
     if program is None:
         pytest.skip("azurite-blob is not on the search path: npm install azurite")
+    home = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
     port = _free_port()
     options = ["--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--silent"]
     process = subprocess.Popen(
         [program, *options, "--blobHost", "127.0.0.1", "--blobPort", str(port)],
-        cwd=home,
+        cwd=home.name,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -134,6 +150,7 @@ def azure_store(home: Path) -> Iterator[Store]:
     finally:
         process.kill()
         process.wait()
+        home.cleanup()
 
 
 def _free_port() -> int:

@@ -81,6 +81,17 @@ class ObjectStore(_Store):
         self.objects[rpath] = Path(lpath).read_bytes()
 
 
+class BlobStore(ObjectStore):
+    """A store that takes ``overwrite`` in place of a mode, like adlfs."""
+
+    protocol = "blobs"
+
+    def put_file(self, lpath: str, rpath: str, overwrite: bool = False) -> None:  # type: ignore[override]
+        if rpath in self.objects and not overwrite:
+            raise FileExistsError(rpath)
+        self.objects[rpath] = Path(lpath).read_bytes()
+
+
 class RemoteDisk(_Store):
     """A store like SFTP: a file grows under its name while it is uploaded, and can be renamed."""
 
@@ -96,6 +107,17 @@ class RemoteDisk(_Store):
     def mv(self, path1: str, path2: str, **options: Any) -> None:
         self.events.append("rename")
         self.objects[path2] = self.objects.pop(path1)
+
+
+class Share(RemoteDisk):
+    """A store that renames only to free names, like SMB."""
+
+    protocol = "share"
+
+    def mv(self, path1: str, path2: str, **options: Any) -> None:
+        if path2 in self.objects:
+            raise FileExistsError(path2)
+        super().mv(path1, path2, **options)
 
 
 class DiskWithoutRename(RemoteDisk):

@@ -41,10 +41,17 @@ def test_file_in_a_directory(text: str) -> None:
     assert "//" not in file.path
 
 
-@pytest.mark.parametrize("conn_id", [None, "store"])
-def test_unknown_scheme(conn_id: str | None) -> None:
-    with pytest.raises(SeedanceConfigurationError, match="nosuch") as caught:
-        StorageLocation.of("nosuch://bucket/a.mp4", conn_id)
+@pytest.mark.parametrize(
+    ("scheme", "conn_id", "message"),
+    [
+        ("nosuch", None, "nosuch"),
+        ("nosuch", "store", "nosuch"),
+        ("abfs", None, "install the provider of that store"),
+    ],
+)
+def test_unknown_scheme(scheme: str, conn_id: str | None, message: str) -> None:
+    with pytest.raises(SeedanceConfigurationError, match=message) as caught:
+        StorageLocation.of(f"{scheme}://bucket/a.mp4", conn_id)
     assert "Nothing was sent" in str(caught.value)
 
 
@@ -99,8 +106,3 @@ def test_unreachable_store(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SeedanceMediaError, match=r"object://a could not be looked at: .*hung up") as caught:
         StorageLocation(display="object://a", fs=fs, path="a").stat()
     assert caught.value.retry_helps
-
-
-def test_store_without_a_provider() -> None:
-    with pytest.raises(SeedanceConfigurationError, match="install the provider of that store"):
-        StorageLocation.of("abfs://clips/a.mp4", None)
