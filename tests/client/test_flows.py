@@ -31,6 +31,7 @@ LOST = TransportFailure("no answer in time", sent=True)
 TAKEN = reply(200, {"code": 200, "data": {"task_id": "t1"}})
 BUSY = reply(503, {"code": "SERVICE_UNAVAILABLE", "message": "busy"})
 MANY = reply(429)
+ENDS = ("succeeded", "failed", "expired", "cancelled")
 
 
 def now() -> datetime:
@@ -39,6 +40,9 @@ def now() -> datetime:
 
 def ark_task(name: str) -> HttpReply:
     return reply(200, {**fixture(name), "id": "g1"})
+
+
+not_accepted = pytest.mark.parametrize("first", [UNSENT, MANY, BUSY], ids=["unsent", "429", "503"])
 
 
 def submit(*answers: HttpReply | TransportFailure, **options: Any) -> tuple[Any, list[Any]]:
@@ -58,24 +62,19 @@ def test_a_submission_that_is_taken_is_sent_once() -> None:
     assert flows.raise_outcome(outcome).generation_id == "t1"
 
 
-@pytest.mark.parametrize("first", [UNSENT, MANY, BUSY], ids=["unsent", "429", "503"])
-def test_a_submission_that_was_not_accepted_is_sent_again(first: Any) -> None:
+@not_accepted
+def test_a_submission_that_was_not_accepted_is_sent_again_for_a_few_seconds(first: Any) -> None:
     outcome, steps = submit(first, first, TAKEN)
     assert isinstance(outcome, Accepted)
     assert len(calls(steps)) == 3
     assert len({id(call.json) for call in calls(steps)}) == 1
     assert pauses(steps) == [1.0, 2.0]
+    outcome, steps = submit(*[first] * 4)
+    assert isinstance(outcome, NotAccepted)
+    assert sum(pauses(steps)) <= 10
     outcome, steps = submit(first, retry_inline=False)
     assert isinstance(outcome, NotAccepted)
     assert len(steps) == 1
-
-
-@pytest.mark.parametrize("first", [UNSENT, MANY, BUSY], ids=["unsent", "429", "503"])
-def test_submissions_are_repeated_for_a_few_seconds_only(first: Any) -> None:
-    outcome, steps = submit(*[first] * 4)
-    assert isinstance(outcome, NotAccepted)
-    assert len(calls(steps)) == 4
-    assert sum(pauses(steps)) <= 10
 
 
 @pytest.mark.parametrize(
@@ -109,7 +108,7 @@ def test_a_refusal_is_not_repeated(status: int) -> None:
 
 
 @pytest.mark.parametrize("retry_inline", [True, False])
-@pytest.mark.parametrize("first", [UNSENT, MANY, BUSY], ids=["unsent", "429", "503"])
+@not_accepted
 def test_a_service_has_half_a_minute_before_another_is_tried(first: Any, retry_inline: bool) -> None:
     outcome, steps = submit(*[first] * 6, has_fallback=True, retry_inline=retry_inline)
     assert isinstance(outcome, NotAccepted)
@@ -181,12 +180,6 @@ def test_a_read_is_not_repeated_where_that_cannot_help(answer: HttpReply, cls: t
     assert "Correct the request" not in str(caught.value)  # advice about a submission
 
 
-def test_a_synchronous_answer_cannot_be_read_again() -> None:
-    for name in ALL_APIS:
-        with pytest.raises(errors.SeedanceNotFoundError, match="synchronous"):
-            drive(flows.status_flow(get_api(name), "local-abc", "image", now), [])
-
-
 # ---------------------------------------------------------------------- looking up
 
 SINCE = NOW - timedelta(minutes=5)
@@ -245,14 +238,25 @@ def test_a_refused_page_is_read_again_after_a_pause() -> None:
     assert pauses(steps) == [2.0, 4.0]
 
 
-@pytest.mark.parametrize(("status", "code"), [(403, "AccessDenied"), (400, "MissingParameter")])
-def test_a_key_of_some_models_is_looked_up_by_the_model(status: int, code: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "code", "error"),
+    [
+        (403, "AccessDenied", errors.SeedanceForbiddenError),
+        (400, "MissingParameter", errors.SeedanceRequestError),
+    ],
+)
+def test_a_key_of_some_models_is_looked_up_and_verified_by_the_model(
+    status: int, code: str, error: type[errors.SeedanceError]
+) -> None:
     denied = reply(status, {"error": {"code": code, "message": "filter.model is required"}})
-    flow = flows.look_up_flow(ARK, CORRELATION, SINCE, now, "dreamina-seedance-2-0-260128")
+    flow = flows.look_up_flow(ARK, CORRELATION, SINCE, now, "ep-1")
     found, steps = drive(flow, [denied, page(total=0), page(task(1, CORRELATION), total=1)])
     assert found == "cgt-1"
-    models = [dict(call.query).get("filter.model") for call in calls(steps)]
-    assert models == [None, "dreamina-seedance-2-0-260128", "dreamina-seedance-2-0-260128"]
+    assert [dict(call.query).get("filter.model") for call in calls(steps)] == [None, "ep-1", "ep-1"]
+    _, steps = drive(flows.probe_flow(ARK, now, "ep-1"), [denied, page(total=0)])
+    assert [dict(call.query).get("filter.model") for call in calls(steps)] == [None, "ep-1"]
+    with pytest.raises(error):
+        drive(flows.probe_flow(ARK, now), [denied])
 
 
 def test_pages_from_before_the_submission_are_not_read() -> None:
@@ -290,10 +294,10 @@ def test_a_busy_account_is_searched_back_to_the_submission() -> None:
 
 
 def test_not_being_able_to_look_proves_nothing() -> None:
-    found, _ = look_up(LOST, reply(500), reply(404))
-    assert found is None
-    found, _ = look_up(LOST, page(task(1, CORRELATION), total=1))
-    assert found == "cgt-1"
+    assert look_up(LOST, reply(500), reply(404))[0] is None
+    assert look_up(LOST, page(task(1, CORRELATION), total=1))[0] == "cgt-1"
+    with pytest.raises(errors.SeedanceRateLimitError):
+        look_up(*[MANY] * 12)
 
 
 @pytest.mark.parametrize(
@@ -311,8 +315,6 @@ def test_a_look_up_without_an_answer_can_be_repeated_later(
 ) -> None:
     with pytest.raises(kind):
         look_up(page(total=0), reply(404), reply(404), last)
-    with pytest.raises(errors.SeedanceRateLimitError):
-        look_up(*[MANY] * 12)
 
 
 @pytest.mark.parametrize(
@@ -331,33 +333,6 @@ def test_an_empty_page_before_the_total_is_not_the_end_of_the_list() -> None:
         look_up(*[page(total=1)] * 3)
 
 
-@pytest.mark.parametrize("name", [name for name in ALL_APIS if not get_api(name).can_look_up])
-def test_the_other_services_cannot_look_and_do_not_try(name: str) -> None:
-    api = get_api(name)
-    assert not api.can_look_up
-    assert not api.correlates(video())
-    found, steps = drive(flows.look_up_flow(api, CORRELATION, SINCE, now), [])
-    assert found is None
-    assert calls(steps) == []
-
-
-@pytest.mark.parametrize(
-    ("status", "code", "error"),
-    [
-        (403, "AccessDenied", errors.SeedanceForbiddenError),
-        (400, "MissingParameter", errors.SeedanceRequestError),
-    ],
-)
-def test_a_key_of_some_models_is_verified_with_the_model_of_the_connection(
-    status: int, code: str, error: type[errors.SeedanceError]
-) -> None:
-    denied = reply(status, {"error": {"code": code, "message": "filter.model is required"}})
-    _, steps = drive(flows.probe_flow(ARK, now, "ep-1"), [denied, page(total=0)])
-    assert [dict(call.query).get("filter.model") for call in calls(steps)] == [None, "ep-1"]
-    with pytest.raises(error):
-        drive(flows.probe_flow(ARK, now), [denied])
-
-
 # ---------------------------------------------------------------------- cancelling
 
 
@@ -373,34 +348,22 @@ def test_a_queued_generation_is_read_first_and_then_deleted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "says"),
+    ("answer", "says"),
     [
-        ("running", "goes on"),
-        ("succeeded", "already ended"),
-        ("failed", "already ended"),
-        ("expired", "already ended"),
-        ("cancelled", "already ended"),
+        (ark_task("ark_task_running"), "goes on"),
+        *((ark_task(f"ark_task_{word}"), "already ended") for word in ENDS),
+        # Without knowing the state.
+        (LOST, "billed"),
+        *((reply(status), "billed") for status in (500, 404, 429)),
+        (reply(200, b"<html>"), "billed"),
+        *((reply(200, body), "billed") for body in ({}, {"id": "g1"})),
+        *((reply(200, {"id": "g1", "status": status}), "billed") for status in (None, "odd")),
     ],
 )
-def test_nothing_else_is_deleted(word: str, says: str) -> None:
-    result, steps = cancel(ark_task(f"ark_task_{word}"))
-    assert not result.cancelled
-    assert says in result.reason
-    assert [call.method for call in calls(steps)] == ["GET"]
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        LOST, reply(500), reply(404), reply(429), reply(200, b"<html>"), reply(200, {}),
-        reply(200, {"id": "g1"}), reply(200, {"id": "g1", "status": None}),
-        reply(200, {"id": "g1", "status": "odd"}),
-    ],
-)  # fmt: skip
-def test_without_knowing_the_state_nothing_is_deleted(answer: Any) -> None:
+def test_nothing_else_is_deleted(answer: Any, says: str) -> None:
     result, steps = cancel(answer)
     assert not result.cancelled
-    assert "billed" in result.reason
+    assert says in result.reason
     assert [call.method for call in calls(steps)] == ["GET"]
 
 
@@ -428,13 +391,20 @@ def test_a_refused_cancellation_says_only_that_the_render_is_billed(
     assert not re.search("Nothing was billed|Correct the request", result.reason)
 
 
-@pytest.mark.parametrize("name", [name for name in ALL_APIS if not get_api(name).can_cancel])
-def test_no_request_is_sent_to_services_that_cannot_cancel(name: str) -> None:
-    result, steps = drive(flows.cancel_flow(get_api(name), "g1", "video", now), [])
-    assert not result.cancelled
-    assert steps == []
-    assert "goes on" in result.reason
-    assert "billed" in result.reason
+@pytest.mark.parametrize("name", ALL_APIS)
+def test_no_request_is_sent_for_what_a_service_cannot_do(name: str) -> None:
+    api = get_api(name)
+    if not api.can_cancel:
+        result, steps = drive(flows.cancel_flow(api, "g1", "video", now), [])
+        assert (result.cancelled, steps) == (False, [])
+        assert "goes on" in result.reason
+        assert "billed" in result.reason
+    if not api.can_look_up:
+        assert not api.correlates(video())
+        found, steps = drive(flows.look_up_flow(api, CORRELATION, SINCE, now), [])
+        assert (found, calls(steps)) == (None, [])
+    with pytest.raises(errors.SeedanceNotFoundError, match="synchronous"):
+        drive(flows.status_flow(api, "local-abc", "image", now), [])
 
 
 # ---------------------------------------------------------------------- testing the connection
