@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gzip
 import zlib
+from collections.abc import Awaitable
 from typing import Any
+from unittest.mock import Mock
 
 import httpcore
 import pytest
@@ -13,7 +15,6 @@ from helpers import settings
 from scripted_server import replies, serving
 
 from airflow_provider_seedance.apis.messages import HttpCall
-from airflow_provider_seedance.client import deadlines
 from airflow_provider_seedance.client.api_client import AsyncClient
 from airflow_provider_seedance.client.deadlines import (
     NetworkTimeout,
@@ -26,68 +27,31 @@ from airflow_provider_seedance.client.deadlines import (
 from airflow_provider_seedance.settings import Settings
 
 
-class Stream(httpcore.NetworkStream):
-    """Stream that notes the timeouts it is given."""
-
-    def __init__(self) -> None:
-        self.timeouts: list[float | None] = []
-        self.written = b""
-        self.closed = False
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        self.timeouts.append(timeout)
-        return b"a"
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self.timeouts.append(timeout)
-        self.written += buffer
-
-    def start_tls(
-        self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
-    ) -> Any:
-        self.timeouts.append(timeout)
-        return self
-
-    def close(self) -> None:
-        self.closed = True
-
-    def get_extra_info(self, info: str) -> Any:
-        return info
-
-
-class Backend(httpcore.NetworkBackend):
-    def __init__(self) -> None:
-        self.stream = Stream()
-
-    def connect_tcp(
-        self, host: str, port: int, timeout: float | None = None, *rest: Any
-    ) -> httpcore.NetworkStream:
-        self.stream.timeouts.append(timeout)
-        return self.stream
-
-
 def test_every_operation_counts_against_the_timeout_of_its_call() -> None:
-    backend = Backend()
+    backend = Mock()
+    plain = backend.connect_tcp.return_value
+    plain.start_tls.return_value = plain
     with enforce(NetworkTimeout(2.0)):
         stream = TimedBackend(backend).connect_tcp("a", 1, 60.0).start_tls(None, "a", 60.0)
         stream.read(1, 60.0)
         stream.write(b"b" * 200_000, 60.0)
-    assert len(backend.stream.timeouts) == 7  # four of them are pieces of what was written
-    assert all(timeout is not None and timeout <= 2.0 for timeout in backend.stream.timeouts)
-    assert backend.stream.written == b"b" * 200_000
+    timeouts = [call.args[-1] for call in backend.mock_calls]
+    assert len(timeouts) == 7  # four of them are pieces of what was written
+    assert all(timeout <= 2.0 for timeout in timeouts)
+    assert b"".join(call.args[0] for call in plain.write.mock_calls) == b"b" * 200_000
     stream.read(1, 60.0)
-    assert backend.stream.timeouts[-1] == 60.0
+    plain.read.assert_called_with(1, 60.0)
     with enforce(over := NetworkTimeout(0.0)):
         for operation in (lambda: stream.read(1), lambda: stream.write(b"a"), lambda: stream.start_tls(None)):
             with pytest.raises(httpcore.TimeoutException):
                 operation()
         over.restart(5.0)
         stream.read(1, 60.0)
-    assert backend.stream.timeouts[-1] == 5.0
+    plain.read.assert_called_with(1, 5.0)
     assert over.remaining < 5.0
-    assert stream.get_extra_info("socket") == "socket"
+    assert stream.get_extra_info("socket") is plain.get_extra_info.return_value
     stream.close()
-    assert backend.stream.closed
+    plain.close.assert_called_once_with()
 
 
 def body(encoding: str = "", max_bytes: int = 1000, timeout: float = 60.0) -> ReplyBody:
@@ -141,17 +105,31 @@ def test_a_body_that_is_not_complete_in_time() -> None:
     assert whole.timed_out
     with pytest.raises(ReplyLimitError, match="not complete 0 seconds after it began"):
         whole.add(b"a")
-    assert deadlines.PHASES_OF_A_CALL > 1
 
 
 # ---------------------------------------------------------------------- event loops
 
 
+async def rounds_during(work: Awaitable[Any]) -> tuple[Any, int]:
+    """Await work, and return its result and how often something else had its turn on the loop."""
+    rounds = 0
+
+    async def other() -> None:
+        nonlocal rounds
+        while True:
+            rounds += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    result = await work
+    task.cancel()
+    return result, rounds
+
+
 class AsyncStream(httpcore.AsyncNetworkStream):
     """Has received this."""
 
-    def __init__(self, received: bytes) -> None:
-        self.received = received
+    received = b""
 
     async def read(self, max_bytes: int, *_: Any) -> bytes:
         piece, self.received = self.received[:max_bytes], self.received[max_bytes:]
@@ -163,28 +141,19 @@ class AsyncStream(httpcore.AsyncNetworkStream):
 
 def read_all(*replies: bytes) -> list[int]:
     """Return the sizes of the reads, while something else runs on the loop after each."""
+    received, sizes = AsyncStream(), list[int]()
 
-    async def main() -> list[int]:
-        received, rounds = AsyncStream(b""), 0
+    async def read() -> None:
         stream = YieldingStream(received)
-
-        async def other() -> None:
-            nonlocal rounds
-            while True:
-                rounds += 1
-                await asyncio.sleep(0)
-
-        task, sizes = asyncio.create_task(other()), []
         for reply in replies:
             await stream.write(b"GET")
             received.received = reply
             while data := await stream.read(2**16):
                 sizes.append(len(data))
-        assert rounds >= len(sizes)
-        task.cancel()
-        return sizes
 
-    return asyncio.run(main())
+    _, rounds = asyncio.run(rounds_during(read()))
+    assert rounds >= len(sizes)
+    return sizes
 
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"
@@ -214,22 +183,11 @@ def test_the_headers_of_a_reply_are_bounded(reply: bytes) -> None:
 def test_tiny_chunks_stop_nothing_else_on_an_event_loop() -> None:
     chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\n1\r\n" * 10_000 + b"0\r\n\r\n"
 
-    async def main(found: Settings) -> tuple[Any, int]:
-        rounds = 0
-
-        async def other() -> None:
-            nonlocal rounds
-            while True:
-                rounds += 1
-                await asyncio.sleep(0)
-
-        task = asyncio.create_task(other())
+    async def get(found: Settings) -> Any:
         async with AsyncClient(found) as client:
-            reply = await client.send(HttpCall(method="GET", path="/a"))
-        task.cancel()
-        return reply, rounds
+            return await client.send(HttpCall(method="GET", path="/a"))
 
     with serving(replies(chunked)) as server:
-        reply, rounds = asyncio.run(main(settings(server.url)))
+        reply, rounds = asyncio.run(rounds_during(get(settings(server.url))))
     assert len(reply.body) == 10_000
     assert rounds >= len(chunked) / (8 * 1024)
