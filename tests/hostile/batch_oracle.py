@@ -43,7 +43,7 @@ class BatchOracle(World):
     #: The store of the running entry, and the records after the latest one.
     live: RecordStore
     records: dict[str, rec.Record]
-    deferred: TaskDeferred | None
+    deferred: Any
 
     def begin_oracle(self) -> None:
         self.paid, self.posts, self.records = [], [], {}

@@ -18,9 +18,9 @@ from functools import cache
 from typing import Any, ClassVar
 
 import hypothesis.strategies as st
-from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
+from airflow.providers.common.compat.sdk import AirflowFailException
 from hypothesis.stateful import initialize, precondition, rule
-from submission.service_model import ENDS, ONE, RETRIES, TWO, WEATHERS, Blind, Crash, Paid, arguments_of
+from submission.service_model import ENDS, ONE, RETRIES, TWO, WEATHERS, Blind, Paid, arguments_of
 from support import Store
 
 from airflow_provider_seedance import exceptions as errors
@@ -34,7 +34,7 @@ from airflow_provider_seedance.storage.jsonl import parse_lines
 from airflow_provider_seedance.triggers.events import make_event
 from hostile.batch_oracle import CREDITS, BatchOracle, keys_of
 from hostile.clock import CLOCK
-from hostile.machine_task import FOREIGN_ERRORS, Connected, Quiet, ending
+from hostile.machine_task import Connected, Quiet, ending
 
 #: Request lists that a template may render, in families: mostly the first one of a family.
 FAMILIES = (
@@ -213,7 +213,6 @@ class BatchTask(Connected, BatchOracle):
         **conditions: Any,
     ) -> None:
         """End the wait with an event, nothing, or an error, and resume on a worker; the list may have changed."""
-        assert self.deferred is not None
         self.let_end(end, number)
         self.count(f"resumed: {how}")
         if other is not None:
@@ -231,7 +230,6 @@ class BatchTask(Connected, BatchOracle):
 
     def resumed_by(self, how: str, event: Any) -> Callable[[], Any]:
         deferred, self.deferred = self.deferred, None
-        assert deferred is not None
         name, kwargs = ending(deferred, how, event)
         self.carried = json.dumps([kwargs.get("state"), self.pushed])
         lost = not self.durable and not (kwargs.get("state") or self.pushed.get("seedance_records"))
@@ -313,23 +311,6 @@ class BatchTask(Connected, BatchOracle):
             self.check_error(problem)
         if not self.durable and not (self.deferred or self.over):
             self.settle_all()  # a worker that died, and what the Dag author allowed
-
-    def outcome(self, call: Callable[[], Any]) -> tuple[dict[str, Any] | None, Exception | None]:
-        """Return the result of an entry or its error; neither, where it deferred or its worker died."""
-        try:
-            result = call()
-        except Crash:
-            self.count("died")
-        except TaskDeferred as deferred:
-            self.count("deferred")
-            self.deferred = deferred
-        except (errors.SeedanceError, *FOREIGN_ERRORS) as error:
-            self.count(type(error).__name__)
-            return None, error
-        else:
-            self.count("delivered")
-            return result, None
-        return None, None
 
     def whole(self, result: dict[str, Any]) -> dict[str, Any]:
         """Return a result with the lists that its manifest has instead."""

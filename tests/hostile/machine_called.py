@@ -22,6 +22,8 @@ import hmac
 import json
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
@@ -44,7 +46,7 @@ from airflow_provider_seedance.submission import records
 from airflow_provider_seedance.submission.submission_result import AwaitingCallback
 from airflow_provider_seedance.submission.timing import TIMING
 from hostile.api_server import LIMITS, ApiServer
-from hostile.machine_task import CONDITIONS, OperatorSubmission, Task
+from hostile.machine_task import CONDITIONS, Task
 
 SECRET = "the secret of the addresses"
 SIGNATURE_SECRET = "the secret of the service"
@@ -78,7 +80,7 @@ class CalledTask(Task):
     def begin_called(self, signs: bool, ends_from_trigger: bool) -> None:
         self.signs = signs
         self.arguments = {"use_callback": True, "end_from_trigger": ends_from_trigger}
-        self.unanswered: TaskDeferred | None = None
+        self.unanswered: Any = None
         self.working = self.calls_back_early = False
         self.deferred_at = 0.0
         #: Callback URLs, and times of the API server's status requests, by generation id.
@@ -140,22 +142,30 @@ class CalledTask(Task):
         self.event = json.loads(json.dumps(payload))
 
     def ended(self, xcoms: dict[str, Any]) -> None:
-        assert self.deferred is not None
-        assert self.deferred.kwargs is not None
         self.count("ended by a callback")
-        self.check_end(Generation.from_result(xcoms["return_value"]), self.deferred.kwargs["generation_id"])
+        self.check_end(Generation.from_result(xcoms["return_value"]))
         self.deferred, self.succeeded, self.attached = None, True, None
 
-    def check_end(self, reported: Generation, generation_id: str) -> None:
-        paid = next(paid for paid in self.paid if paid.id == generation_id)
+    def check_end(self, reported: Generation) -> None:
+        paid = self.awaited()
         assert reported.generation_id == paid.id
         assert reported.status.value == paid.status, "the reported end is not that of the generation"
 
     # ------------------------------------------------------------------ a worker
 
-    def submission(self) -> Any:
-        stand_in = super().submission()
-        return Working(self, stand_in.work)
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Let a worker have the task in hand."""
+        self.working = True
+        try:
+            yield
+        finally:
+            self.working = False
+            self.deferred_at = self.api_server.clock.time()
+
+    def go_in(self, *arguments: Any, **conditions: Any) -> None:
+        with self.at_work():
+            super().go_in(*arguments, **conditions)
 
     @property
     def waits(self) -> bool:
@@ -170,39 +180,28 @@ class CalledTask(Task):
         kwargs = json.loads(json.dumps(deferred.kwargs))
         assert deferred.trigger.deadline <= time.time() + TIMING.callback_timeout
         assert self.store.value["state"] == "intent"
-        self.unanswered, self.deferred_at = deferred, self.api_server.clock.time()
+        self.unanswered = deferred
         record = records.Record.from_value(kwargs["record"])
         return AwaitingCallback(record=record, until=deferred.trigger.deadline)
 
-    def finish(self, deferred: TaskDeferred, event: Any, *arguments: Any) -> None:
-        self.leave()
-        self.working = True
+    def finish(self, event: Any, *arguments: Any) -> None:
+        self.event = None
         if event and event["outcome"] == "ended" and "result" in event and "media" in event["result"]:
-            assert deferred.kwargs is not None
-            self.check_end(Generation.from_result(event["result"]), deferred.kwargs["generation_id"])
-        try:
-            super().finish(deferred, event, *arguments)
-        finally:
-            self.working = False
-        if self.deferred:
-            self.deferred_at = self.api_server.clock.time()
+            self.check_end(Generation.from_result(event["result"]))
+        with self.at_work():
+            super().finish(event, *arguments)
 
     @precondition(lambda self: self.deferred is not None and self.event is not None)
     @rule(reads_broken=CONDITIONS["reads_broken"], trouble=CONDITIONS["trouble"])
     def resume_called(self, reads_broken: bool, trouble: str) -> None:
         """A worker resumes after a callback."""
-        deferred = self.deferred
-        assert deferred is not None
-        assert deferred.kwargs is not None
-        paid = next(paid for paid in self.paid if paid.id == deferred.kwargs["generation_id"])
-        self.finish(deferred, self.event, "call", paid, reads_broken, trouble)
+        self.finish(self.event, "call", reads_broken, trouble)
 
     @precondition(lambda self: self.unanswered is not None)
     @rule(how=st.sampled_from(["silence", "silence", "nothing", "broken trigger"]), **CONDITIONS)
     def settle(self, how: str, **conditions: Any) -> None:
         """The wait for a callback ends, with or without one."""
         deferred, event = self.unanswered, self.event
-        assert deferred is not None
         if event is None and how == "silence":
             event = {"outcome": "silence"}
         self.resuming = (deferred, event, how)
@@ -407,17 +406,3 @@ class CalledTask(Task):
         for times in getattr(self, "status_requests", {}).values():
             for earlier, later in pairwise(times):
                 assert later - earlier >= LIMITS.status_backoff - 0.001, "callbacks use up the quota"
-
-
-class Working(OperatorSubmission):
-    """A worker has the task in hand meanwhile."""
-
-    machine: CalledTask
-
-    def submit_or_attach(self) -> Any:
-        self.machine.working = True
-        try:
-            return super().submit_or_attach()
-        finally:
-            self.machine.working = False
-            self.machine.deferred_at = self.machine.api_server.clock.time()

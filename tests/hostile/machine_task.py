@@ -87,6 +87,8 @@ class Connected:
     try_number: int
     #: XCom of the try.
     pushed: dict[str, Any]
+    #: The deferral of the task while it waits, a `TaskDeferred`.
+    deferred: Any
 
     #: Whether Airflow has a store of records.
     durable = True
@@ -169,6 +171,23 @@ class Connected:
 
         return resume
 
+    def outcome(self, call: Callable[[], Any]) -> tuple[dict[str, Any] | None, Exception | None]:
+        """Return the result of an entry or its error; neither, where it deferred or its worker died."""
+        try:
+            result = call()
+        except Crash:
+            self.count("died")
+        except TaskDeferred as deferred:
+            self.count("deferred")
+            self.deferred = deferred
+        except (errors.SeedanceError, *FOREIGN_ERRORS) as error:
+            self.count(type(error).__name__)
+            return None, error
+        else:
+            self.count("delivered")
+            return result, None
+        return None, None
+
 
 def _fail(**arguments: Any) -> None:
     raise ConnectionError("away")
@@ -229,8 +248,7 @@ class OperatorSubmission:
         return HasGeneration(generation, machine.record_of(generation.generation_id))
 
     def on_deferred(self, deferred: TaskDeferred) -> SubmissionResult:
-        machine, kwargs = self.machine, deferred.kwargs
-        assert kwargs is not None
+        machine, kwargs = self.machine, deferred.kwargs or {}
         json.dumps([kwargs, deferred.trigger.serialize()])
         if deferred.method_name == "resume_submit":
             machine.count("deferred before submitting")
@@ -261,8 +279,8 @@ class Task(Connected, Machine):
     event: Any = None
     #: The task has delivered, and was not cleared since.
     succeeded = False
-    #: The deferral until the service accepts submissions again.
-    delayed: TaskDeferred | None = None
+    #: The deferral until the service accepts submissions again, likewise.
+    delayed: Any = None
     #: Resumes the task, instead of a new try.
     resumed_by: Callable[[], Any] | None = None
     #: Number of submissions before the try.
@@ -270,7 +288,7 @@ class Task(Connected, Machine):
 
     @initialize()
     def begin_task(self) -> None:
-        self.deferred: TaskDeferred | None = None
+        self.deferred = None
         CLOCK.reset()
 
     def operator(self) -> SeedanceGenerateVideoOperator:
@@ -331,9 +349,7 @@ class Task(Connected, Machine):
     @rule(how=st.sampled_from(["event", "event", "event", "timeout", "broken trigger"]), **CONDITIONS)
     def submit_later(self, how: str, **conditions: Any) -> None:
         """The wait until the service accepts submissions ends."""
-        deferred = self.delayed
-        assert deferred is not None
-        self.resume_in(self.resumption(*ending(deferred, how, None)), **conditions)
+        self.resume_in(self.resumption(*ending(self.delayed, how, None)), **conditions)
 
     @precondition(lambda self: self.deferred is not None and self.event is None)
     @rule(
@@ -345,22 +361,20 @@ class Task(Connected, Machine):
     def resume(self, how: str, end: str | None, reads_broken: bool, trouble: str) -> None:
         """End the wait with an event, nothing, or an error, and resume on a worker."""
         self.let_end(end)
-        deferred = self.deferred
-        assert deferred is not None
-        assert deferred.kwargs is not None
-        generation_id = deferred.kwargs["generation_id"]
-        paid = next(paid for paid in self.paid if paid.id == generation_id)
         event: Any = None
         if how == "event":
-            event = event_of(self, paid)
+            event = event_of(self, self.awaited())
         elif how == "nonsense":
             event = {"outcome": "ended", "generation_id": "another", "result": {"urls": ["https://a.b/c"]}}
-        self.finish(deferred, event, how, paid, reads_broken, trouble)
+        self.finish(event, how, reads_broken, trouble)
 
-    def finish(
-        self, deferred: TaskDeferred, event: Any, how: str, paid: Any, reads_broken: bool, trouble: str
-    ) -> None:
-        posts = len(self.posts)
+    def awaited(self) -> Paid:
+        """Return the generation that the task waits for."""
+        generation_id = self.deferred.kwargs["generation_id"]
+        return next(paid for paid in self.paid if paid.id == generation_id)
+
+    def finish(self, event: Any, how: str, reads_broken: bool, trouble: str) -> None:
+        posts, deferred, paid = len(self.posts), self.deferred, self.awaited()
         self.reads_broken = reads_broken
         self.set_trouble(trouble, 1)
         has_result = (
@@ -377,9 +391,8 @@ class Task(Connected, Machine):
             self.count("died after the wait")
         except TaskDeferred as again:
             self.count("waits on")
-            assert again.kwargs is not None
-            assert again.kwargs["generation_id"] == paid.id
             self.deferred = again
+            assert self.awaited() is paid
         except errors.SeedanceError as error:
             self.count("failed after the wait")
             if not lost:

@@ -21,7 +21,6 @@ from submission.service_model import (
     TWO,
     WEATHERS,
     Blind,
-    Crash,
     Paid,
     Post,
     World,
@@ -29,10 +28,9 @@ from submission.service_model import (
 )
 from support import Store
 
-from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.ark import Ark
 from hostile.clock import CLOCK
-from hostile.machine_task import FOREIGN_ERRORS, Connected, ending, event_of, operator_of_task
+from hostile.machine_task import Connected, ending, event_of, operator_of_task
 
 _MAX_ENTRIES = 20
 
@@ -61,7 +59,7 @@ class UnrecordedTask(Connected, World):
         self.max_tries, self.try_number = RETRIES, 0
         self.request, self.on_uncertain = ONE, "fail"
         self.pushed = {}
-        self.deferred: TaskDeferred | None = None
+        self.deferred = None
         self.over = False
         CLOCK.reset()
 
@@ -120,7 +118,6 @@ class UnrecordedTask(Connected, World):
         """End the wait with an event, nothing, or an error."""
         self.let_end(end)
         deferred, self.deferred = self.deferred, None
-        assert deferred is not None
         event = (
             self.event(deferred) if how == "event" else {"outcome": "ended"} if how == "nonsense" else None
         )
@@ -135,22 +132,16 @@ class UnrecordedTask(Connected, World):
         self.weather, self.reads_broken, self.trouble, self.over = weather, reads_broken, trouble, False
         for paid in self.paid:
             paid.listed = False
-        try:
-            self.check_result(call())
-        except Crash:
-            self.count("died")
-            self.settle_all()
-        except TaskDeferred as deferred:
-            self.count("deferred")
-            self.deferred = deferred
-        except (errors.SeedanceError, *FOREIGN_ERRORS) as error:
-            self.count(type(error).__name__)
-            self.check_error(error)
-        finally:
-            self.trouble = "none"
+        result, problem = self.outcome(call)
+        self.trouble = "none"
+        if result is not None:
+            self.check_result(result)
+        elif problem:
+            self.check_error(problem)
+        elif not self.deferred:
+            self.settle_all()  # the worker died
 
     def check_result(self, result: dict[str, Any]) -> None:
-        self.count("delivered")
         self.over = True
         retries = self.server.should_retry and self.on_uncertain == "fail"
         assert not retries, "a result that cannot be pushed would be paid for again"
