@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,21 +48,11 @@ def make_settings(**extra: Any) -> Settings:
     )
 
 
-def connection_json(**extra: Any) -> str:
-    """The same connection as Airflow reads it from the environment."""
-    fields = {"conn_type": "seedance", "password": SECRET, "extra": {"media_hosts": "127.0.0.1", **extra}}
-    return json.dumps(fields)
-
-
 @pytest.fixture
-def conn(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Set the connection; call it to change the extra."""
-
-    def make(**extra: Any) -> None:
-        monkeypatch.setenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", connection_json(**extra))
-
-    make()
-    return make
+def conn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set the same connection as Airflow reads it from the environment."""
+    fields = {"conn_type": "seedance", "password": SECRET, "extra": {"media_hosts": "127.0.0.1"}}
+    monkeypatch.setenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", json.dumps(fields))
 
 
 class Service:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 import socket
 import ssl
-import struct
 import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
+
+from scripted_server import reset
 
 
 @dataclass
@@ -55,8 +55,7 @@ class Reply:
     whole: bool = False
 
 
-@dataclass
-class Seen:
+class Seen(NamedTuple):
     """A request that came."""
 
     path: str
@@ -103,9 +102,7 @@ class MediaServer:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         with suppress(OSError):  # ends the wait for connections at once, where the system allows it
             self._http.socket.shutdown(socket.SHUT_RDWR)
         self._http.shutdown()
@@ -138,11 +135,8 @@ class MediaServer:
         file = self.files.get(path)
         if reply.status is None and file is None:
             reply = Reply(status=404, body=b"no such file", headers={"Content-Type": "text/plain"})
-        status, body, sent = _reply(file, reply, headers)
-        sent.update({name: value for name, value in reply.headers.items() if value is not None})
-        for name, value in reply.headers.items():
-            if value is None:
-                sent.pop(name, None)
+        status, body, named = _reply(file, reply, headers)
+        sent = {name: value for name, value in (named | reply.headers).items() if value is not None}
         handler.send_response_only(status)
         for name, value in sent.items():
             handler.send_header(name, value)
@@ -153,34 +147,29 @@ class MediaServer:
 
     @staticmethod
     def _send(handler: BaseHTTPRequestHandler, body: bytes, reply: Reply) -> None:
-        if reply.during:
-            handler.wfile.write(body[: len(body) // 2])
-            handler.wfile.flush()
-            reply.during()
-            handler.wfile.write(body[len(body) // 2 :])
-            return
-        if reply.cut is None:
-            handler.wfile.write(body)
-            return
-        handler.wfile.write(body[: reply.cut])
+        cut = len(body) // 2 if reply.during else reply.cut
+        handler.wfile.write(body if cut is None else body[:cut])  # which may be a mapped file
         handler.wfile.flush()
+        if reply.during:
+            reply.during()
+            handler.wfile.write(body[cut:])
         if reply.reset:
-            handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            reset(handler.connection)
             handler.connection.close()
-        handler.close_connection = True
+        handler.close_connection = reply.cut is not None
 
 
-def _reply(file: File | None, reply: Reply, headers: dict[str, str]) -> tuple[int, bytes, dict[str, str]]:
+def _reply(
+    file: File | None, reply: Reply, headers: dict[str, str]
+) -> tuple[int, bytes, dict[str, str | None]]:
     if reply.status is not None or file is None:
         return reply.status or 500, reply.body, {"Content-Length": str(len(reply.body))}
-    sent = {"Content-Length": str(len(file.data))}
-    for name, value in (
-        ("Content-Type", file.content_type),
-        ("ETag", file.etag),
-        ("Last-Modified", file.modified),
-    ):
-        if value:
-            sent[name] = value
+    sent = {
+        "Content-Length": str(len(file.data)),
+        "Content-Type": file.content_type,
+        "ETag": file.etag,
+        "Last-Modified": file.modified,
+    }
     match = re.fullmatch(r"bytes=(\d+)-", headers.get("range", ""))
     wanted = headers.get("if-range")
     same = not file.if_range or wanted is None or wanted in (file.etag, file.modified)

@@ -11,7 +11,6 @@ import pytest
 from storage.stores import ObjectStore
 
 from airflow_provider_seedance.storage import location
-from transfers.conftest import connection_json
 from transfers.results import operator, single
 from transfers.server import MediaServer
 
@@ -31,9 +30,8 @@ class ForgetfulStore(ObjectStore):
 
 @pytest.mark.parametrize("kind", ["local", "store"])
 def test_constant_memory(
-    host: MediaServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    host: MediaServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, conn: None, kind: str
 ) -> None:
-    monkeypatch.setenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", connection_json())
     store = ForgetfulStore()
     monkeypatch.setattr(location, "_filesystem", lambda path: store if kind == "store" else path.fs)
     with (tmp_path / "source").open("w+b") as source:
