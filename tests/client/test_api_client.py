@@ -38,16 +38,22 @@ from airflow_provider_seedance.client import api_client, deadlines
 from airflow_provider_seedance.exceptions import SeedanceServerError
 from airflow_provider_seedance.settings import Settings
 
+
+def exchange(either_client: EitherClient, script: Script | bytes, *calls: HttpCall, **extra: Any) -> Any:
+    """Send calls to a server that follows a script or sends one reply; return the last answer and what came."""
+    with serving(replies(script) if isinstance(script, bytes) else script) as server:
+        got = either_client.send(at(server, **extra), *calls)
+    return got, server.seen
+
+
 # ---------------------------------------------------------------------- requests
 
 
 def test_a_read_as_it_goes_over_the_wire(either_client: EitherClient) -> None:
     packed_reply = answer(200, gzip.compress(b'{"a": 1}'), "X-Thing: b\r\nContent-Encoding: gzip\r\n")
-    with serving(replies(packed_reply)) as server:
-        got = either_client.send(at(server), GET)
-    assert isinstance(got, HttpReply)
+    got, (request,) = exchange(either_client, packed_reply, GET)
     assert (got.status, got.json, got.headers["x-thing"]) == (200, {"a": 1}, "b")
-    line, headers = head_of(server.seen[0])
+    line, headers = head_of(request)
     assert line in (
         "GET /v2/status?task_id=a+b%26c&task_id=d HTTP/1.1",
         "GET /v2/status?task_id=a%20b%26c&task_id=d HTTP/1.1",
@@ -60,50 +66,44 @@ def test_a_read_as_it_goes_over_the_wire(either_client: EitherClient) -> None:
 
 
 def test_a_submission_as_it_goes_over_the_wire(either_client: EitherClient) -> None:
-    with serving(replies(answer())) as server:
-        either_client.send(at(server, api="seedance2api", auth_header="x-api-key"), POST)
-    line, headers = head_of(server.seen[0])
+    header = {"api": "seedance2api", "auth_header": "x-api-key"}
+    _, (request,) = exchange(either_client, answer(), POST, **header)
+    line, headers = head_of(request)
     assert line == "POST /v2/generate HTTP/1.1"
     assert headers["x-api-key"] == KEY
     assert "authorization" not in headers
     assert headers["content-type"] == "application/json"
-    assert json.loads(server.seen[0].split(b"\r\n\r\n", 1)[1]) == {"prompt": "山 🎬"}
+    assert json.loads(request.split(b"\r\n\r\n", 1)[1]) == {"prompt": "山 🎬"}
 
 
 def test_an_id_keeps_to_its_segment_of_the_path(either_client: EitherClient) -> None:
-    with serving(replies(answer())) as server:
-        either_client.send(at(server), get_api("ark").status_call("a/../b?c#d"))
-    line, _ = head_of(server.seen[0])
-    assert line == "GET /v2/contents/generations/tasks/a%2F..%2Fb%3Fc%23d HTTP/1.1"
+    _, (request,) = exchange(either_client, answer(), get_api("ark").status_call("a/../b?c#d"))
+    assert head_of(request)[0] == "GET /v2/contents/generations/tasks/a%2F..%2Fb%3Fc%23d HTTP/1.1"
 
 
 def test_reads_share_a_connection_and_a_submission_gets_one_of_its_own(either_client: EitherClient) -> None:
-    with serving(keeps(*[answer()] * 9)) as server:
-        assert either_client.send(at(server), GET, POST, GET, POST, GET).status == 200
-    methods = [[head_of(request)[0].split()[0] for request in requests] for requests in server.seen]
+    got, seen = exchange(either_client, keeps(*[answer()] * 9), GET, POST, GET, POST, GET)
+    assert got.status == 200
+    methods = [[head_of(request)[0].split()[0] for request in requests] for requests in seen]
     assert sorted(methods) == [["GET", "GET", "GET"], ["POST"], ["POST"]]
 
 
 def test_cookies_are_neither_kept_nor_returned(either_client: EitherClient) -> None:
-    with serving(keeps(*[answer(headers="Set-Cookie: a=b; Path=/\r\n")] * 2)) as server:
-        either_client.send(at(server), GET, GET)
-    (seen,) = server.seen
-    assert len(seen) == 2
-    assert b"cookie" not in seen[1].lower()
+    script = keeps(*[answer(headers="Set-Cookie: a=b; Path=/\r\n")] * 2)
+    _, ((_, second),) = exchange(either_client, script, GET, GET)
+    assert b"cookie" not in second.lower()
 
 
 def test_a_second_reply_does_not_answer_the_next_request(either_client: EitherClient) -> None:
     """Bytes that follow a reply are dropped with their connection."""
-    with serving(replies(2 * head("204 No Content", "Content-Length: 0"))) as server:
-        for calls in ([GET], [GET, GET]):
-            assert isinstance(either_client.send(at(server), *calls), (HttpReply, TransportFailure))
+    twice = 2 * head("204 No Content", "Content-Length: 0")
+    for calls in ([GET], [GET, GET]):
+        assert isinstance(exchange(either_client, twice, *calls)[0], (HttpReply, TransportFailure))
 
 
 def test_redirects_are_not_followed(either_client: EitherClient) -> None:
-    with serving(replies(answer(307, b"", "Location: /v2/elsewhere\r\n"))) as server:
-        got = either_client.send(at(server), POST)
-    assert got.status == 307
-    assert len(server.seen) == 1
+    got, seen = exchange(either_client, answer(307, b"", "Location: /v2/elsewhere\r\n"), POST)
+    assert (got.status, len(seen)) == (307, 1)
 
 
 def test_proxies_of_the_environment_are_not_used(
@@ -111,8 +111,7 @@ def test_proxies_of_the_environment_are_not_used(
 ) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
-    with serving(replies(answer())) as server:
-        assert either_client.send(at(server), GET).status == 200
+    assert exchange(either_client, answer(), GET)[0].status == 200
 
 
 def through(proxy: Server, scheme: str = "https") -> Settings:
@@ -216,6 +215,7 @@ def silent_after_the_headers(peer: socket.socket) -> None:
 
 INVALID: dict[str, Script] = {
     "hangs up": receive,
+    "resets at once": reset,
     "resets": reset_after_request,
     "truncates the body": replies(b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"task_id"'),
     "truncates the chunks": replies(
@@ -246,9 +246,8 @@ def test_a_failure_after_the_first_byte_counts_as_sent(
 
     def check(case: tuple[str, HttpCall]) -> None:
         name, call = case
-        with serving(scripts[name]) as server:
-            got = either_client.send(at(server, timeout=timeout), call)
-        if name == "another protocol":  # its greeting may arrive before the request is sent
+        got, _ = exchange(either_client, scripts[name], call, timeout=timeout)
+        if name in ("another protocol", "resets at once"):  # which may be before the request is sent
             assert isinstance(got, TransportFailure)
         elif name in READABLE and isinstance(got, HttpReply):
             assert name == "short body" or got.json is None
@@ -257,11 +256,6 @@ def test_a_failure_after_the_first_byte_counts_as_sent(
 
     cases = [(name, call) for name in scripts for call in (GET, POST)]
     at_once(check, {f"{name}, {call.method}": (name, call) for name, call in cases})
-
-
-def test_a_reset_right_after_connecting_is_a_failure(either_client: EitherClient) -> None:
-    with serving(reset) as server:
-        assert isinstance(either_client.send(at(server), POST), TransportFailure)
 
 
 # ---------------------------------------------------------------------- limits of replies
@@ -283,10 +277,9 @@ def test_only_replies_that_may_hold_images_may_be_very_long(
         ("MAX_ERROR_BODY_BYTES", 200),
     ):
         monkeypatch.setattr(api_client, name, bound)
-    with serving(replies(answer(status, b"x" * longest))) as server:
-        assert len(either_client.send(at(server), call).body) == longest
-    with serving(replies(answer(status, b"x" * (longest + 1)))) as server:
-        got = either_client.send(at(server), call)
+    got, _ = exchange(either_client, answer(status, b"x" * longest), call)
+    assert len(got.body) == longest
+    got, _ = exchange(either_client, answer(status, b"x" * (longest + 1)), call)
     sent(got)
     assert f"longer than {longest} bytes" in got.message
 
@@ -303,35 +296,33 @@ def test_only_replies_that_may_hold_images_may_be_very_long(
 )
 def test_a_status_reply_is_limited(either_client: EitherClient, body: bytes, parsed: bool) -> None:
     """Parsing a larger one would block the event loop of a triggerer for a second."""
-    with serving(replies(answer(200, body))) as server:
-        got = either_client.send(at(server), GET)
+    got, _ = exchange(either_client, answer(200, body), GET)
     assert (isinstance(got, HttpReply) and got.json is not None) is parsed
-    with serving(replies(answer(200, body))) as server:
-        assert either_client.send(at(server), POST).json is not None
+    assert exchange(either_client, answer(200, body), POST)[0].json is not None
 
 
 @pytest.mark.parametrize("script", [*BOMBS.values(), packed(b"{}", "zstd")], ids=[*BOMBS, "unknown codec"])
 def test_a_decompression_bomb_takes_little_memory(either_client: EitherClient, script: Script) -> None:
-    with serving(script) as server:
-        tracemalloc.start()
-        try:
-            sent(either_client.send(at(server), GET))
-            _, peak = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
+    tracemalloc.start()
+    try:
+        sent(exchange(either_client, script, GET)[0])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
     assert peak < 60_000_000
 
 
 def test_a_request_that_cannot_be_written_is_unsent(either_client: EitherClient) -> None:
-    with serving(replies(answer())) as server:
-        unsent(either_client.send(at(server), HttpCall(method="POST", path="/x", json={"a": float("nan")})))
-    assert server.seen == []
+    call = HttpCall(method="POST", path="/x", json={"a": float("nan")})
+    got, seen = exchange(either_client, answer(), call)
+    unsent(got)
+    assert seen == []
 
 
 def test_a_call_may_have_a_timeout_of_its_own(either_client: EitherClient) -> None:
-    with serving(silent) as server:
-        found = at(server)
-        sent(either_client.send(found, HttpCall(method="POST", path="/x", json={}, timeout=0.5)))
+    got, _ = exchange(either_client, silent, HttpCall(method="POST", path="/x", json={}, timeout=0.5))
+    sent(got)
+    assert "no answer in time" in got.message
 
 
 def test_a_client_closes_although_a_signal_left_the_lock_of_its_pool_acquired() -> None:

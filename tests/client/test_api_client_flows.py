@@ -9,6 +9,7 @@ import shutil
 import traceback
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import certifi
 import pytest
@@ -26,7 +27,6 @@ from airflow_provider_seedance.apis.messages import (
     Refused,
     Uncertain,
 )
-from airflow_provider_seedance.apis.rate_limits import RateLimit
 from airflow_provider_seedance.client import api_client, flows
 
 
@@ -94,25 +94,12 @@ def test_an_observer_is_notified_of_every_request_and_reply(either_client: Eithe
     assert (observer.requests, observer.replies) == (1, [])
 
 
-class FailingObserver:
-    """Observer that fails with the key in its message."""
-
-    def __init__(self, error: type[Exception]) -> None:
-        self.error = error
-
-    def sent(self) -> None:
-        raise self.error(f"sent {KEY}")
-
-    def answered(self, limit: RateLimit, *, refused: bool) -> None:
-        raise self.error(f"answered {KEY}")
-
-
 @pytest.mark.parametrize("error", [OSError, TimeoutError])
 def test_a_failing_observer_does_not_lose_a_reply(
     either_client: EitherClient, error: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
     """The reply may hold the id of a paid generation."""
-    either_client.observer = FailingObserver(error)
+    either_client.observer = Mock(sent=Mock(side_effect=error(KEY)), answered=Mock(side_effect=error(KEY)))
     accepted = answer(200, b'{"code": 200, "data": {"task_id": "paid-1"}}')
     outcome = submit(either_client, accepted, retry_inline=False)
     assert isinstance(outcome, Accepted)

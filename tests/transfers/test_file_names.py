@@ -41,6 +41,18 @@ def test_names(template: str, count: int, names: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (None, "unknown"),
+        ("bytedance/seedance", "bytedance_seedance"),
+        *((fits, fits) for fits in ("x" * 200, "漢" * 66)),
+    ],
+)
+def test_values(model: str | None, name: str) -> None:
+    assert naming("{model}.{ext}", model=model).name(1, "mp4") == f"{name}.mp4"
+
+
+@pytest.mark.parametrize(
     "template",
     [
         "{prompt}.mp4", "{}.mp4", "{0}.mp4", "{generation_id.__class__}", "{generation_id[0]}",
@@ -85,20 +97,10 @@ def test_long_values_are_cut_in_whole_characters(letter: str, count: int) -> Non
     assert naming(generation_id=long, count=100).name(100, "webm")
 
 
-def test_values_that_fit_are_not_cut() -> None:
-    for fits in ("x" * 200, "漢" * 66):
-        assert naming(generation_id=fits).name(1, "mp4") == f"{fits}.mp4"
-
-
 @given(values=st.lists(st.text("x漢/", min_size=60, max_size=200), unique=True, max_size=5))
 def test_different_values_have_different_names(values: list[str]) -> None:
     names = distinct(values)
     assert len({naming("{key}.{ext}", key=names[value]).name(1, "mp4") for value in values}) == len(values)
-
-
-def test_unknown_model() -> None:
-    assert naming("{model}", model=None).name(1, "mp4") == "unknown"
-    assert naming("{model}", model="bytedance/seedance").name(1, "mp4") == "bytedance_seedance"
 
 
 @pytest.mark.parametrize(
