@@ -1,7 +1,4 @@
-"""
-The API server of Airflow, as far as callbacks need one: the real route, queue and delivery, with a task instance in
-memory in place of the database, a simulated clock, and an event loop that runs until nothing is left to do.
-"""
+"""The API server of Airflow, as far as callbacks need one: the real route, queue and delivery on a simulated clock."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
 """
 Independent model of the money of a batch task: what may be paid for, and what must have become of it.
 
-* *Never twice*: no item is submitted while an earlier submission of it may be paid for and no person decided to leave
-  it.
+* *Never twice*: no item is submitted while an earlier one of it may be paid for and no person left it.
 * *Never over the budget*: the service has taken no more than ``max_credits`` since the task's records began.
-* *Never lost*: every paid render is on record with its id or as uncertain (or carried by the deferral), is waited for
-  while it runs, and is in the task's result or error.
+* *Never lost*: every paid render is on record (or carried by the deferral), is waited for while it runs, and is in the
+  task's result or error.
 * *Never wrong*: a result is that of the item's own request.
 """
 

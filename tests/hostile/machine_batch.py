@@ -1,12 +1,6 @@
 """
-State machine of a batch task, driven through its operator.
-
-It submits items, dies between any two steps, retries, is cleared (Airflow 3.4: perhaps with its state), and resumes
-with any event of a trigger, or with none: deferrals time out and break. Lists change, with identical requests and
-with links that differ in their query only; files and connections cannot be read; items fail, end without an output,
-and the service refuses, in every way. Below Airflow 3.3 there is no store.
-
-The promises are those of :mod:`hostile.batch_oracle`, and one more: every episode ends.
+State machine of a batch task, driven through its operator, with changing lists, files and connections that cannot be
+read, and below Airflow 3.3 without a store. The promises are those of :mod:`hostile.batch_oracle`; every episode ends.
 """
 
 from __future__ import annotations

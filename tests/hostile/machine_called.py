@@ -1,12 +1,7 @@
 """
-A task with callbacks: :mod:`hostile.machine_task`, and callbacks at any moment.
+A task with callbacks at any moment, true and false ones, through the real route and the real delivery.
 
-They go through the real route and the real delivery (:mod:`hostile.api_server`): true ones, duplicates, ones with only
-an id or only a status, false ones, ids of other generations, rubbish; before the submission reply, before the
-deferral, after the end; with tokens that are forged, expired or of no task, without the configured signature or with
-an old one.
-
-Beyond *never pay twice* and *never lose a generation*: **no callback makes a task accept an id that the service has not
+Beyond the promises of :mod:`hostile.machine_task`: **no callback makes a task accept an id that the service has not
 confirmed**, or the end of a generation that is still running; none submits; and none causes status requests faster
 than the backoff allows.
 

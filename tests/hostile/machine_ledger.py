@@ -1,9 +1,4 @@
-"""
-State machine of a submission on the ledger.
-
-Clears keep the rows, Dag runs are made again, there are budgets and max_cost_usd, other tasks pay for the same requests,
-a person decides to render again, and the database has faults.
-"""
+"""State machine of a submission on the ledger, with budgets, reuse, decisions to render again, and faults."""
 
 from __future__ import annotations
 

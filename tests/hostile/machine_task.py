@@ -1,12 +1,9 @@
 """
-State machine of a task, driven through its operator.
+State machine of a task, driven through its operator: :mod:`submission.submission_model` with ``execute``, and with
+``resume_execution`` after a deferral, in place of the bare submission.
 
-It submits, crashes at every access to the store, loses replies, retries, is cleared, polls, and its render
-ends in every way. It is the model of :mod:`submission.submission_model` with the real operator in place of
-the bare submission: a worker runs ``execute``, and ``resume_execution`` after a deferral.
-
-Two invariants hold after every step. *Never twice*: no submission while an earlier one may be paid for and no
-user decided to leave it. *Never lost*: a paid render is delivered, or an error names it.
+*Never twice*: no submission while an earlier one may be paid for and no user decided to leave it. *Never lost*: a paid
+render is delivered, or an error names it.
 """
 
 from __future__ import annotations
@@ -14,10 +11,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, cached_property
 from types import SimpleNamespace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import hypothesis.strategies as st
 from airflow.providers.common.compat.sdk import TaskDeferred
@@ -114,31 +112,14 @@ class Connected:
         for name, value in {"delivered": None, "on_clear": "reuse", **arguments}.items():
             setattr(operator, name, value)
         hook = _Hook(self)
-        hook_module.Client = self.client()  # type: ignore[misc]
-        for module in (generation_run, batch_run):
-            module.Client = self.client()  # type: ignore[attr-defined]
+        for module in (hook_module, generation_run, batch_run):
+            module.Client = self.client  # type: ignore[attr-defined]
         task_hooks.SeedanceHook = lambda conn_id: hook  # type: ignore[assignment, misc]
         return operator
 
-    def client(self) -> Any:
-        machine = self
-
-        class FakeClient:
-            """A client that sends requests to the model instead of the network."""
-
-            def __init__(self, found: Any, **options: Any) -> None:
-                self.settings = found
-
-            def run(self, flow: Any) -> Any:
-                return machine.run(flow)
-
-            def __enter__(self) -> Self:
-                return self
-
-            def __exit__(self, *why: object) -> None:
-                pass
-
-        return FakeClient
+    def client(self, found: Any, **options: Any) -> Any:
+        """Make a client that sends requests to the model instead of the network."""
+        return nullcontext(SimpleNamespace(settings=found, run=self.run))
 
     # ------------------------------------------------------------------ Airflow
 

@@ -1,8 +1,6 @@
 """
-State machine of a task below Airflow 3.3, which has no store of records.
-
-A retry knows nothing of what was paid for. So every failure after a payment is final and names it, unless the
-Dag author chose ``on_uncertain_submit="resubmit"``; a lost worker and a clear start from scratch, as documented.
+State machine of a task below Airflow 3.3, which has no store of records: every failure after a payment is final and
+names it, unless the Dag author chose ``on_uncertain_submit="resubmit"``. A lost worker and a clear start from scratch.
 """
 
 from __future__ import annotations

@@ -1,10 +1,7 @@
 """
 Run state machines of tasks against a model of a service, for tens of thousands of steps: ``make state-machine``.
 
-Each machine has a module: a submission (:mod:`submission.submission_model`), one on the ledger
-(:mod:`hostile.machine_ledger`), a task (:mod:`hostile.machine_task`), one
-with callbacks (:mod:`hostile.machine_called`), one without a store (:mod:`hostile.machine_unrecorded`), and a batch
-(:mod:`hostile.machine_batch`). A render that is paid twice or lost ends the run with the shortest steps to it.
+A render that is paid twice or lost ends the run with the shortest steps to it.
 """
 
 from __future__ import annotations

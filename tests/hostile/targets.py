@@ -1,8 +1,7 @@
 """
 Readers of untrusted bytes as functions, shared by the property tests and the fuzzer.
 
-A target returns if the bytes became a result, "still running", or an error of this package. Any other
-exception is a finding.
+A target returns if the bytes became a result, "still running", or an error of this package; all else is a finding.
 """
 
 from __future__ import annotations
