@@ -43,23 +43,6 @@ class Clock:
         return time.monotonic() + self.ahead
 
 
-class Transaction:
-    """In place of the database session of a delivery."""
-
-    def __init__(self, api_server: ApiServer) -> None:
-        self.api_server = api_server
-
-    def get(self, model: Any, key: int) -> Any:
-        trigger = self.api_server.instance.trigger
-        assert (model, key) == (Trigger, 1)
-        if trigger is None:
-            return None
-        classpath, kwargs, deferred_at = trigger
-        # The delivery uses the wall clock.
-        created = datetime.fromtimestamp(time.time() - (self.api_server.clock.time() - deferred_at), UTC)
-        return SimpleNamespace(classpath=classpath, kwargs=kwargs, created_date=created)
-
-
 class ApiServer:
     """
     An API server that receives callbacks for one task instance.
@@ -199,7 +182,16 @@ class ApiServer:
         if (claims.dag_id, claims.run_id, claims.task_id, claims.map_index) == ("dag", "run", "task", -1):
             state = self.instance.state
             instance = SimpleNamespace(state=state, trigger_id=1 if state == "deferred" else None)
-        yield instance, Transaction(self)
+        yield instance, SimpleNamespace(get=self._trigger)
+
+    def _trigger(self, model: Any, key: int) -> Any:
+        assert (model, key) == (Trigger, 1)
+        if self.instance.trigger is None:
+            return None
+        classpath, kwargs, deferred_at = self.instance.trigger
+        # The delivery uses the wall clock.
+        created = datetime.fromtimestamp(time.time() - (self.clock.time() - deferred_at), UTC)
+        return SimpleNamespace(classpath=classpath, kwargs=kwargs, created_date=created)
 
     def _submit_event(self, trigger_id: int, event: Any, *, session: Any) -> None:
         with self._recording():

@@ -51,11 +51,6 @@ def bomb(megabytes: int = 100) -> bytes:
     return b"".join([*(packer.compress(b"\0" * 2**20) for _ in range(megabytes)), packer.flush()])
 
 
-def another_protocol(peer: socket.socket) -> None:
-    """Greet before the client has sent anything."""
-    peer.sendall(b"220 mail.example ESMTP\r\n" * 3)
-
-
 SLOW_HEADS: dict[str, Script] = {
     "interim responses": drips(b"", [head("100 Continue")] * STEPS),
     "status line": drips(b"HTTP/1.1 200 ", [b"O"] * STEPS),
@@ -89,7 +84,8 @@ WRONG: dict[str, Script] = {
     "switched protocol": sends(
         head("101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade") + b"\x81\x05hello"
     ),
-    "another protocol": another_protocol,
+    # It greets before the client has sent anything.
+    "another protocol": lambda peer: peer.sendall(b"220 mail.example ESMTP\r\n" * 3),
 }
 
 BOMBS: dict[str, Script] = {

@@ -9,6 +9,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -153,26 +154,18 @@ def test_permissions_follow_the_umask(tmp_path: Path) -> None:
 def test_one_of_two_concurrent_exclusive_writers_wins(tmp_path: Path) -> None:
     location = local(tmp_path / "a.mp4")
     barrier = threading.Barrier(2)
-    won: list[bytes] = []
-    lost: list[BaseException] = []
 
-    def race(data: bytes) -> None:
-        try:
-            with open_writer(location, exclusive=True) as writer:
-                writer.write(data)
-                barrier.wait()
-                writer.commit()
-            won.append(data)
-        except SeedanceDestinationExistsError as error:
-            lost.append(error)
+    def race(data: bytes) -> bytes | None:
+        with suppress(SeedanceDestinationExistsError), open_writer(location, exclusive=True) as writer:
+            writer.write(data)
+            barrier.wait()
+            writer.commit()
+            return data
+        return None
 
-    threads = [threading.Thread(target=race, args=(data,)) for data in (DATA, OTHER)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(lost) == 1
-    assert [(tmp_path / "a.mp4").read_bytes()] == won
+    with ThreadPoolExecutor(2) as threads:
+        outcomes = set(threads.map(race, (DATA, OTHER)))
+    assert outcomes == {None, (tmp_path / "a.mp4").read_bytes()}
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 

@@ -1,4 +1,4 @@
-"""Results of generations and of batches, and the transfer task that stores them."""
+"""Results of generations and of batches, media files of many encoders, and the task that stores them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ from support import TaskInstance
 from airflow_provider_seedance.exceptions import SeedanceError, SeedanceMediaError
 from airflow_provider_seedance.transfers.seedance_to_object_storage import SeedanceToObjectStorageOperator
 from transfers.server import MediaServer, Reply
+
+FOLDER = Path(__file__).parent / "media"
+
+
+def sample(name: str) -> bytes:
+    """Return the content of a media file."""
+    return (FOLDER / name).read_bytes()
 
 
 def single(*urls: str, **changes: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from airflow_provider_seedance.transfers.media_header import (
     MediaHeader,
 )
 from airflow_provider_seedance.transfers.verification import Expectation, inspect, read_header
-from transfers.media_samples import FOLDER, sample
+from transfers.results import FOLDER, sample
 
 #: Samples, and what each holds: format, width, height, seconds, sound.
 VIDEOS = {
@@ -103,10 +103,8 @@ def test_images(name: str) -> None:
 
 
 @pytest.mark.parametrize("lost", [9, 0.3, 0.7])
-@pytest.mark.parametrize("name", [*VIDEOS, *IMAGES])
+@pytest.mark.parametrize("name", sorted({*VIDEOS, *IMAGES} - {"vp8-streamed.webm"}))  # its length is unknown
 def test_truncated(name: str, lost: float) -> None:
-    if name == "vp8-streamed.webm":
-        pytest.skip("its segment is of unknown length")
     data = sample(name)
     end = len(data) - lost if lost > 1 else len(data) * (1 - lost)
     with pytest.raises(DamagedMediaError, match=r"truncated|damaged|no index|no frames|no fragments"):

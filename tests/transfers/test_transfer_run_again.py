@@ -9,7 +9,6 @@ import shutil
 import signal
 from multiprocessing.connection import wait
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from support import TaskInstance
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.transfers.output import OutputTransfer, Stored
 from transfers.conftest import Service
-from transfers.results import Transfer, batch, data_of, items, names_in, operator, run_into, single
+from transfers.results import Transfer, batch, data_of, items, names_in, run_into, single
 from transfers.server import MediaServer, Reply
 
 pytestmark = pytest.mark.usefixtures("conn")
@@ -61,16 +60,19 @@ def test_overwrite_false_names_existing_files(transfer: Transfer, tmp_path: Path
 
 
 @pytest.mark.parametrize("overwrite", [True, "True", "true"])
-def test_a_clear_and_the_first_try_of_another_run_replace_the_files(
+def test_the_first_try_after_a_clear_or_of_another_run_replaces_the_files(
     transfer: Transfer, overwrite: Any
 ) -> None:
     results = items(transfer.host, "a", "b")
     transfer.run(results)
+    transfer.ti.retry()
     transfer.ti.clear()
     assert transfer.run(results, overwrite=overwrite)["stored"] == 2
+    transfer.ti.retry()
+    assert transfer.run(results, overwrite=overwrite)["skipped"] == 2
     transfer.ti = TaskInstance()
     assert transfer.run(results, overwrite=overwrite)["stored"] == 2
-    assert len(transfer.host.requests) == 6
+    assert len(transfer.host.requests) == 8
     transfer.fail(errors.SeedanceDestinationExistsError, results, overwrite=False)
 
 
@@ -131,15 +133,6 @@ def test_retry_replaces_a_file_older_than_its_generation(
     transfer.ti.retry()
     assert transfer.run([one])["stored"] == 1
     assert (tmp_path / "a.mp4").read_bytes() == data_of("a")
-
-
-@pytest.mark.parametrize(
-    ("try_number", "max_tries", "expected"),
-    [(1, 2, False), (2, 2, True), (3, 2, True), (3, 4, False), (4, 4, True), (None, None, False)],
-)
-def test_is_retry(try_number: Any, max_tries: Any, expected: bool) -> None:
-    ti = SimpleNamespace(try_number=try_number, max_tries=max_tries)
-    assert operator(None, "/x", retries=2)._is_retry({"ti": ti}) is expected
 
 
 def test_a_task_that_its_policy_rescheduled_keeps_its_own_files(transfer: Transfer, tmp_path: Path) -> None:

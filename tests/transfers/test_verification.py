@@ -17,8 +17,7 @@ from airflow_provider_seedance.emulator.models import MediaSpec
 from airflow_provider_seedance.generations import Generation
 from airflow_provider_seedance.transfers import playback
 from airflow_provider_seedance.transfers.verification import Expectation, inspect, read_verify
-from transfers.media_samples import sample
-from transfers.results import single
+from transfers.results import sample, single
 
 
 def problems(data: bytes, **expected: Any) -> tuple[str, ...]:

@@ -16,8 +16,7 @@ from support import SECRET
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.ledger.configuration import LedgerConfig
 from airflow_provider_seedance.ledger.database import Database
-from transfers.media_samples import sample
-from transfers.results import Transfer, names_in, run, run_into, single
+from transfers.results import Transfer, names_in, run, run_into, sample, single
 from transfers.server import MediaServer
 
 pytestmark = pytest.mark.usefixtures("conn", "service")
@@ -36,10 +35,11 @@ def bad(host: MediaServer, **changes: Any) -> dict[str, Any]:
     return single(host.put("/w.mp4", X264), **changes)
 
 
-def test_good_file_has_no_problems(
-    host: MediaServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("make", "verify"), [(good, "warn"), (bad, None), (bad, "None"), (bad, "")])
+def test_good_file_and_no_look(
+    host: MediaServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, make: Any, verify: Any
 ) -> None:
-    assert run_into(tmp_path, good(host))["problems"] == []
+    assert run_into(tmp_path, make(host), verify=verify)["problems"] == []
     assert "requested" not in caplog.text
 
 
@@ -51,11 +51,6 @@ def test_problems_are_logged_and_in_the_result(
     assert done["problems"] == [f"{path}: {LENGTH}", f"{path}: {SIZE}"]
     assert f"{path} is not what was requested: {LENGTH}." in caplog.text
     assert names_in(tmp_path) == ["gen-1.mp4"]
-
-
-@pytest.mark.parametrize("verify", [None, "None", ""])
-def test_no_look(host: MediaServer, tmp_path: Path, verify: Any) -> None:
-    assert run_into(tmp_path, bad(host), verify=verify)["problems"] == []
 
 
 @pytest.mark.parametrize("overwrite", [True, False, "if-changed"])
