@@ -15,7 +15,7 @@ import certifi
 import pytest
 from either_client import GET, EitherClient
 from helpers import KEY, NOW, everything_in, prepare, settings, video
-from scripted_server import Script, answer, at, keeps, replies, serving, silent
+from scripted_server import answer, at, keeps, replies, serving
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.base import Flow
@@ -30,11 +30,11 @@ from airflow_provider_seedance.apis.messages import (
 from airflow_provider_seedance.client import api_client, flows
 
 
-def submit(either_client: EitherClient, raw: bytes | Script, **options: Any) -> Any:
+def submit(either_client: EitherClient, raw: bytes, **options: Any) -> Any:
     """Submit a request that is answered once; return the outcome."""
     request = prepare("seedanceapi-v2", video()).request
-    with serving(replies(raw) if isinstance(raw, bytes) else raw) as server:
-        found = at(server, timeout=0.3 if raw is silent else 10)
+    with serving(replies(raw)) as server:
+        found = at(server)
         flow = flows.submit_flow(found.api, found.api.submit_call(request), request, lambda: NOW, **options)
         outcome = either_client.run(found, flow)
     assert len(server.seen) == 1
@@ -151,12 +151,6 @@ def test_the_key_does_not_show_in_the_cause_of_an_error(either_client: EitherCli
 
 
 # ---------------------------------------------------------------------- incomplete replies to submissions
-
-
-def test_a_lost_submission_ends_as_uncertain(either_client: EitherClient) -> None:
-    outcome = submit(either_client, silent)
-    assert isinstance(outcome, Uncertain)
-    assert "no answer in time" in outcome.error.message
 
 
 def cut(status: int, body: bytes, headers: str = "") -> bytes:

@@ -116,10 +116,8 @@ def test_a_service_has_half_a_minute_before_another_is_tried(first: Any, retry_i
 
 
 def test_half_a_minute_includes_the_time_that_connecting_takes() -> None:
-    clock = itertools.count()
-    outcome, steps = submit(
-        *[UNSENT] * 2, has_fallback=True, now=lambda: NOW + timedelta(seconds=10 * next(clock))
-    )
+    clock = (NOW + timedelta(seconds=seconds) for seconds in itertools.count(step=10))
+    outcome, steps = submit(UNSENT, UNSENT, has_fallback=True, now=lambda: next(clock))
     assert isinstance(outcome, NotAccepted)
     assert len(calls(steps)) == 2
 

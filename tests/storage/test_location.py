@@ -6,6 +6,7 @@ import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from airflow.sdk import ObjectStoragePath
@@ -98,11 +99,8 @@ def test_stat_of_a_store(
 
 
 def test_unreachable_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(path: str) -> None:
-        raise ConnectionError("the store hung up")
-
     fs = ObjectStore()
-    monkeypatch.setattr(fs, "info", fail)
+    monkeypatch.setattr(fs, "info", Mock(side_effect=ConnectionError("the store hung up")))
     with pytest.raises(SeedanceMediaError, match=r"object://a could not be looked at: .*hung up") as caught:
         StorageLocation(display="object://a", fs=fs, path="a").stat()
     assert caught.value.retry_helps

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import fsspec
 import pytest
@@ -170,10 +171,7 @@ def test_one_of_two_concurrent_exclusive_writers_wins(tmp_path: Path) -> None:
 
 
 def test_disk_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*paths: Any) -> None:
-        raise OSError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "link", Mock(side_effect=OSError(errno.EPERM, "Operation not permitted")))
     location = local(tmp_path / "a.mp4")
     write_file(location, DATA, exclusive=True)
     with pytest.raises(SeedanceDestinationExistsError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import zlib
-from contextlib import closing
 from fractions import Fraction
 from typing import Any
 
@@ -12,8 +11,6 @@ import av
 import pytest
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.emulator.media_store import MediaStore
-from airflow_provider_seedance.emulator.models import MediaSpec
 from airflow_provider_seedance.generations import Generation
 from airflow_provider_seedance.transfers import playback
 from airflow_provider_seedance.transfers.verification import Expectation, inspect, read_verify
@@ -208,19 +205,3 @@ def test_without_pyav_headers_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert problems(video(lambda number: 2)) == ()
     assert problems(video(lambda number: 2), duration=9) == ("it is 2.50 s long, and 9 s were requested",)
-
-
-# ---------------------------------------------------------------------- the emulator
-
-
-@pytest.mark.parametrize(
-    ("ratio", "audio", "format"),
-    [("16:9", True, "mp4"), ("9:16", False, "mov"), ("1:1", False, "mp4"), ("21:9", True, "mov")],
-)
-def test_no_false_alarm_on_videos_of_the_emulator(ratio: str, audio: bool, format: str) -> None:
-    spec = MediaSpec.video("A lamp", "480p", ratio, seconds=2, audio=audio, format=format)
-    with closing(MediaStore()) as store:
-        data = store.file(spec).path.read_bytes()
-    wanted = {"duration": 2, "resolution": "480p", "aspect_ratio": ratio, "audio": audio}
-    assert problems(data, **wanted) == ()
-    assert problems(data, **{**wanted, "duration": 8}) != ()
