@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -126,6 +126,7 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
         self.reuse = reuse
         #: Cancels the generations that this worker waits for, unless another try continues with them.
         self.cancel_abandoned: Callable[[], None] | None = None
+        self.killed = False
         self.set_retry_policy()
         self.validate_arguments()
 
@@ -169,13 +170,20 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
         return lineage.of_generations(self.delivered)
 
     def on_kill(self) -> None:
-        """Cancel abandoned generations when the worker is stopped while it waits."""
-        if not self.cancel_on_kill or self.cancel_abandoned is None:
-            return
-        # The signal may have interrupted a call to the supervisor, which still holds its lock.
-        thread = threading.Thread(target=self.cancel_abandoned, daemon=True)
-        thread.start()
-        thread.join(KILL_TIMEOUT_SECONDS)
+        """Cancel abandoned generations when the worker is stopped; those that it submits at this moment, soon after."""
+        self.killed = True
+        if self.cancel_on_kill and self.cancel_abandoned is not None:
+            # The signal may have interrupted a call to the supervisor, which still holds its lock.
+            thread = threading.Thread(target=self.cancel_abandoned, daemon=True)
+            thread.start()
+            thread.join(KILL_TIMEOUT_SECONDS)
+
+    def cancel_when_killed(self, run: Any, billed_to: Mapping[Any, Sequence[str]]) -> None:
+        """Let :meth:`on_kill` cancel these generations; now, if the worker was stopped before: it is called once."""
+        media = self.request_class.media
+        self.cancel_abandoned = lambda: run.hooks.cancel(run.context["ti"], billed_to, media, run.log)
+        if self.killed:
+            self.on_kill()
 
     # ------------------------------------------------------------------ validation
 

@@ -42,7 +42,6 @@ from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission.decisions import SubmissionPolicy, unrecorded_error
 from airflow_provider_seedance.submission.preflight import warn_of_discarded_records
 from airflow_provider_seedance.submission.records import Attempt, paid_ids
-from airflow_provider_seedance.triggers.cancellation import cancel_abandoned
 from airflow_provider_seedance.triggers.events import read_batch_event
 from airflow_provider_seedance.triggers.seedance import SeedanceBatchTrigger
 from airflow_provider_seedance.version_compat import TaskDeferralTimeout
@@ -343,6 +342,7 @@ class BatchRun:
             # Those of an earlier deferral do not know the later submissions, which would be paid for again.
             push_xcom(ti, _RECORDS_XCOM, None)
         self.log.info("Deferring: waiting for %s.", trigger.description if deadlines else "nothing")
+        self.operator.cancel_when_killed(self, trigger.billed_to)
         self.operator.defer(
             trigger=trigger,
             method_name="execute_complete",
@@ -354,7 +354,7 @@ class BatchRun:
         async def look_up(conn_id: str) -> Settings:
             return self.hooks.of(conn_id).settings
 
-        self.operator.cancel_abandoned = partial(_cancel, self.hooks, self.context["ti"], trigger, self.log)
+        self.operator.cancel_when_killed(self, trigger.billed_to)
         try:
             result = run_blocking(lambda: trigger.wait(look_up, max_quota_wait=batch.max_quota_wait))
         finally:
@@ -417,11 +417,6 @@ def _connection(settings: Settings, clients: ExitStack, deferrable: bool) -> Bat
     quota = SharedQuota.open(settings, clients)
     client = clients.enter_context(Client(settings, observer=quota))
     return BatchConnection(client=client, quota=quota if deferrable else None)
-
-
-def _cancel(hooks: Hooks, ti: Any, trigger: SeedanceBatchTrigger, log: Any) -> None:
-    for conn_id, ids in trigger.billed_to.items():
-        cancel_abandoned(hooks.of(conn_id), ti, ids, "video", log)
 
 
 def _progress_of(batch: Batch, state: ResumeState) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_provider_seedance import exceptions as errors
@@ -30,7 +29,6 @@ from airflow_provider_seedance.polling.wait_state import deferral_timeout, quota
 from airflow_provider_seedance.submission.records import UNKNOWN_ID, Record, RecordState, as_ended
 from airflow_provider_seedance.submission.store import GENERATION_KEY, RecordStore
 from airflow_provider_seedance.submission.submission_result import HasGeneration
-from airflow_provider_seedance.triggers.cancellation import cancel_abandoned
 from airflow_provider_seedance.triggers.events import is_callback, is_unknown, read_event
 from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger
 
@@ -118,7 +116,9 @@ class GenerationWait:
 
     def _wait_for(self, submitted: HasGeneration) -> dict[str, Any]:
         generation, record, operator = submitted.generation, submitted.record, self.operator
-        _push_ids(self, record)
+        push_xcom(self.context["ti"], "generation_id", record.generation_id)
+        if self.hooks.are_several:
+            push_xcom(self.context["ti"], CONN_ID_XCOM, record.conn_id)
         if generation.status.terminal:
             return self._deliver(generation, record)
         if operator.deferrable:
@@ -138,6 +138,8 @@ class GenerationWait:
         text = "Deferring until generation %s has ended, for at most %.0f s."
         self.log.info(text, wait.generation_id, deadline - time.time())
         durations = _durations(self, wait.seedance_conn_id, wait.result_defaults, **options)
+        if "reused_from" not in wait.result_defaults:
+            self.operator.cancel_when_killed(self, {wait.seedance_conn_id: [wait.generation_id]})
         self.operator.defer(
             trigger=trigger_for(
                 self.operator, replace(wait, deadline=deadline), durations=durations, **options
@@ -148,23 +150,16 @@ class GenerationWait:
         )
 
     def _wait_here(self, generation: Generation, record: Record) -> dict[str, Any]:
-        operator, generation_id = self.operator, generation.generation_id
-        conn_id, known = paid_conn_id(self, record), {"estimated_wait": generation.estimated_wait}
-        durations = _durations(self, conn_id, record.result_defaults, _submitted_at(record), **known)
-        hook = self.hooks.of(conn_id)
-        if not record.reused_from:
-            operator.cancel_abandoned = partial(
-                cancel_abandoned, hook, self.context["ti"], [generation_id], self.media, self.log
-            )
+        operator, conn_id = self.operator, paid_conn_id(self, record)
+        generation_id, defaults = generation.generation_id, record.result_defaults
+        more: dict[str, Any] = {"estimated_wait": generation.estimated_wait}
+        more["durations"] = _durations(self, conn_id, defaults, _submitted_at(record), **more)
+        more["poll_interval"] = operator.poll_interval
         try:
-            end = hook.wait_for_end(
-                generation_id,
-                operator.timeout,
-                media=self.media,
-                poll_interval=operator.poll_interval,
-                result_defaults=record.result_defaults,
-                durations=durations,
-                **known,
+            if not record.reused_from:
+                operator.cancel_when_killed(self, {conn_id: [generation_id]})
+            end = self.hooks.of(conn_id).wait_for_end(
+                generation_id, operator.timeout, media=self.media, result_defaults=defaults, **more
             )
         except errors.SeedanceNotFoundError:
             if record.reused_from:
@@ -232,12 +227,6 @@ class GenerationWait:
         self.log.info("%s", generation.summary())
         self.operator.output_url, self.operator.delivered = generation.url or "", generation.result()
         return self.operator.delivered
-
-
-def _push_ids(run: GenerationWait, record: Record) -> None:
-    push_xcom(run.context["ti"], "generation_id", record.generation_id)
-    if run.hooks.are_several:
-        push_xcom(run.context["ti"], CONN_ID_XCOM, record.conn_id)
 
 
 def paid_conn_id(run: GenerationWait, record: Record | None) -> str:

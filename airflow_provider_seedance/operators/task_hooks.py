@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
+from airflow_provider_seedance.generations import Media
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.policies.connection_list import connection_ids
+from airflow_provider_seedance.triggers.cancellation import cancel_abandoned
 
 log = logging.getLogger(__name__)
 
@@ -39,3 +42,8 @@ class Hooks:
                     "There is no connection %r any more; %r is used.", conn_id, self.all[0].seedance_conn_id
                 )
         return self.all[0]
+
+    def cancel(self, ti: Any, billed_to: Mapping[Any, Sequence[str]], media: Media, log: Any) -> None:
+        """Cancel the generations of the connections, unless another try continues."""
+        for conn_id, ids in billed_to.items():
+            cancel_abandoned(self.of(conn_id), ti, ids, media, log)

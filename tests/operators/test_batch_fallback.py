@@ -268,20 +268,25 @@ def test_a_paid_connection_that_cannot_make_the_request_any_more_fails_the_item(
     assert batch.bills_at == (["a"], ["b"])
 
 
-@pytest.mark.parametrize("deferrable", [True, False])
+@pytest.mark.parametrize("moment", ["deferred", "submitting", "waiting"])
 def test_a_killed_task_cancels_each_render_at_its_service(
-    batch: FallbackBatch, monkeypatch: pytest.MonkeyPatch, deferrable: bool
+    batch: FallbackBatch, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     batch.connect_to(PRIMARY, "ark")
     batch.connect_to(FALLBACK, "ark")
     batch.hold()
     batch.primary.fault("refuse", status=403, prompt="b", times=None)
     states = {"run": {"task": TaskInstanceState.FAILED}}
-    if deferrable:
+    if moment == "deferred":
         monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", lambda **_: states)
         batch.begin(["a", "b"])
         batch.deferred.trigger.task_instance = batch.ti
         on_loop(killed(batch.deferred.trigger))
+    elif moment == "submitting":
+        batch.prepare(["a", "b"])
+        batch.ti.state = "failed"
+        batch.op.on_kill()
+        batch.defer()
     else:
         batch.prepare(["a", "b"], deferrable=False, timeout=1.0)
         batch.ti.state = "failed"

@@ -6,19 +6,20 @@ import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowTaskTimeout
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout, TaskDeferred
 from airflow.sdk.bases.operator import TriggerFailureReason
 from support import Log, TaskInstance, make_context
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.operators import base
+from airflow_provider_seedance.operators.task_hooks import Hooks
 from airflow_provider_seedance.polling.submission_rate import MIN_REFUSED_SECONDS
-from airflow_provider_seedance.triggers.cancellation import cancel_abandoned
 from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger, SeedanceQuotaTrigger
 from operators.generation_task import Task, make
 
@@ -226,11 +227,28 @@ def test_on_kill_cancels_abandoned_generations_only(
     assert [deletion.effect for deletion in task.services.ledger.deletions] == ["cancelled"] * cancelled
 
 
+@pytest.mark.parametrize("deferrable", [False, True])
+@pytest.mark.parametrize("moment", ["record", "id"])
+def test_on_kill_between_the_submission_and_the_wait_cancels_too(
+    task: Task, deferrable: bool, moment: str
+) -> None:
+    """Airflow calls it once, and lets the task go on for a minute."""
+    task.prepare(deferrable=deferrable, poll_interval=0.01, timeout=20)
+    task.ti.state, push = "failed", task.ti.xcom_push
+    if moment == "record":
+        task.store.before = lambda what: task.op.on_kill() if task.submitted and not task.op.killed else None
+    else:
+        task.ti.xcom_push = lambda key, value: (push(key, value), task.op.on_kill())
+    with pytest.raises((errors.SeedanceGenerationCancelledError, TaskDeferred)):
+        task.run()
+    assert task.op.killed
+    assert [deletion.effect for deletion in task.services.ledger.deletions] == ["cancelled"]
+
+
 def test_on_kill_never_raises(task: Task, log: Log) -> None:
-    make().on_kill()
-    task.op = make(deferrable=False)
-    hook, ti = SeedanceHook("seedance_default"), object()
-    task.op.cancel_abandoned = partial(cancel_abandoned, hook, ti, ["some-id"], "video", task.op.log)
+    task.prepare(deferrable=False)
     task.op.on_kill()
+    run = SimpleNamespace(hooks=Hooks("seedance_default"), context={"ti": object()}, log=task.op.log)
+    task.op.cancel_when_killed(run, {None: ["some-id"]})
     assert task.services.ledger.requests == []
     assert "was not cancelled, it goes on and is billed" in log.lines[-1]
