@@ -126,6 +126,7 @@ class Triggerer:
     def stop(self, sig: int = signal.SIGTERM) -> None:
         """End both processes."""
         if sig == signal.SIGKILL:
+            self.process.suspend()  # it would log the end of its child
             for child in self.process.children(recursive=True):
                 child.kill()
         with contextlib.suppress(psutil.NoSuchProcess):

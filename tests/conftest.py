@@ -60,6 +60,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if is_integration(item.path):
             item.add_marker(pytest.mark.integration)
+            # They wait for an Airflow, which a busy machine starts in minutes, and for each other; each wait has a limit.
+            item.add_marker(pytest.mark.timeout(2700))
 
 
 @pytest.hookimpl(wrapper=True)

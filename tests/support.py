@@ -144,8 +144,9 @@ def task_timeout(seconds: float) -> Iterator[None]:
         raise AirflowTaskTimeout("the time is over")
 
     before = signal.signal(signal.SIGALRM, handle)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 30)
     try:
+        # Within the block: a signal that came before it would leave a timer that rings in another test.
+        signal.setitimer(signal.ITIMER_REAL, seconds, 30)
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -126,8 +126,8 @@ def test_the_guard_acts_when_its_parent_is_killed() -> None:
             assert parent.stdout.readline() == "ready\n"
             assert all(member.is_running() for member in members)
             parent.send_signal(signal.SIGKILL)
-        leader.wait(timeout=30)
-        _, alive = psutil.wait_procs(members, timeout=30)
+        leader.wait(timeout=120)
+        _, alive = psutil.wait_procs(members, timeout=120)
         assert alive == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -84,12 +85,12 @@ def test_one_of_many_concurrent_callbacks_resumes(database: None) -> None:
 
     def call() -> None:
         together.wait()
-        for _ in range(20):
+        while True:
             try:
                 kinds.append(callback_delivery.deliver(CLAIMS, SUCCEEDED).kind)
                 return
             except OperationalError:
-                pass  # the database is locked: the queue retries
+                time.sleep(0.01)  # the database is locked: the queue retries
 
     threads = [threading.Thread(target=call) for _ in range(8)]
     for thread in threads:

@@ -115,7 +115,7 @@ def test_proxies_of_the_environment_are_not_used(
 
 
 def through(proxy: Server, scheme: str = "https") -> Settings:
-    return settings(f"{scheme}://service.invalid/v2", timeout=0.5, proxy=f"http://127.0.0.1:{proxy.port}")
+    return settings(f"{scheme}://service.invalid/v2", timeout=10, proxy=f"http://127.0.0.1:{proxy.port}")
 
 
 def test_a_proxy_of_the_connection_is_used(either_client: EitherClient) -> None:

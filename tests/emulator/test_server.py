@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
@@ -29,7 +29,8 @@ def test_stopping_leaves_nothing_behind() -> None:
         client = httpx.Client(trust_env=False)
         assert client.get(emulator.url).status_code == 404
         port = int(emulator.url.rpartition(":")[2])
-    assert set(threading.enumerate()) == before
+    # A thread of an earlier test may end meanwhile.
+    assert set(threading.enumerate()) <= before
     client.close()
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", port))
@@ -226,28 +227,29 @@ def test_delay_holds_before_anything_is_accepted(ark: Vendor, pool: ThreadPoolEx
     assert reply.result().status_code == 200
 
 
-def test_a_held_request_whose_client_has_gone_is_not_accepted(emulator: SeedanceEmulator) -> None:
-    fault = emulator.fault("delay", hold=True)
+def send_and_leave(emulator: SeedanceEmulator, wait: Callable[[], bool] = lambda: True) -> None:
+    """Send a submission, and close the connection without reading the reply."""
     body = json.dumps(VALID_SUBMITS["runbase"][1]).encode()
     head = f"POST /runbase/api/v1/runs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {emulator.key}\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     host, _, port = emulator.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(head.encode() + body)
-        assert fault.wait()
+        assert wait()
+
+
+def test_a_held_request_whose_client_has_gone_is_not_accepted(emulator: SeedanceEmulator) -> None:
+    send_and_leave(emulator, emulator.fault("delay", hold=True).wait)
     emulator.stop()
     assert emulator.ledger.submissions == []
 
 
-def test_a_delayed_request_is_accepted_even_if_the_client_has_gone(ark: Vendor) -> None:
-    ark.emulator.fault("delay", seconds=0.5)
-    lost = ark.emulator.fault("drop_reply")
-    path, body = VALID_SUBMITS["ark"]
-    # On a busy machine it may still be there when the reply is dropped.
-    with pytest.raises(httpx.TransportError):
-        ark.call("POST", path, json=body, timeout=httpx.Timeout(5, read=0.03))
+def test_a_delayed_request_is_accepted_even_if_the_client_has_gone(emulator: SeedanceEmulator) -> None:
+    emulator.fault("delay", seconds=0.5)
+    lost = emulator.fault("drop_reply")
+    send_and_leave(emulator)
     assert lost.wait()
-    assert len(ark.emulator.ledger.submissions) == 1
+    assert len(emulator.ledger.submissions) == 1
 
 
 def test_stopping_lets_go_of_held_requests(ark: Vendor, pool: ThreadPoolExecutor) -> None:

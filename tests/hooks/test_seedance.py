@@ -155,7 +155,7 @@ def test_from_submission_to_output(services: SeedanceEmulator, hook: Any) -> Non
     assert not generation.status.terminal
     assert not hook.get_generation(generation.generation_id).status.terminal
     services.finish(generation.generation_id)
-    ended = hook.wait(generation.generation_id, 10, poll_interval=0.01)
+    ended = hook.wait(generation.generation_id, 120, poll_interval=0.01)
     assert ended.status is GenerationStatus.SUCCEEDED
     assert ended.url is not None
     assert ended == hook.get_generation(generation.generation_id)
@@ -190,7 +190,7 @@ def test_an_unknown_generation(services: SeedanceEmulator, hook: Any) -> None:
     with pytest.raises(errors.SeedanceNotFoundError):
         hook.get_generation("no-such")
     with pytest.raises(errors.SeedanceNotFoundError, match="does not know generation no-such"):
-        hook.wait("no-such", 10, poll_interval=0.01)
+        hook.wait("no-such", 120, poll_interval=0.01)
 
 
 @EACH_API
@@ -198,14 +198,14 @@ def test_waiting_for_a_failure(services: SeedanceEmulator, hook: Any, submitted:
     code = "OutputVideoSensitiveContentDetected"
     services.fail(submitted, f"not today {code}", code=code)
     with pytest.raises(errors.SeedanceModerationError, match="not today") as caught:
-        hook.wait(submitted, 10, poll_interval=0.01)
+        hook.wait(submitted, 120, poll_interval=0.01)
     assert submitted in caught.value.message
 
 
 def test_waiting_for_what_was_cancelled(services: SeedanceEmulator, hook: Any, submitted: str) -> None:
     services.cancel_remote(submitted)
     with pytest.raises(errors.SeedanceGenerationCancelledError, match="by a person"):
-        hook.wait(submitted, 10, poll_interval=0.01)
+        hook.wait(submitted, 120, poll_interval=0.01)
 
 
 @pytest.mark.parametrize("readable", [True, False])
@@ -223,7 +223,7 @@ def test_a_wait_times_out(services: SeedanceEmulator, hook: Any, submitted: str,
 def test_failed_readings_do_not_end_a_wait(services: SeedanceEmulator, hook: Any) -> None:
     generation_id = hook.submit(video(PROMPT)).generation_id
     fault = services.fault("refuse", on="status", status=500, times=4)
-    assert hook.wait(generation_id, 10, poll_interval=0.01).url
+    assert hook.wait(generation_id, 120, poll_interval=0.01).url
     assert fault.used == 4
 
 

@@ -80,6 +80,24 @@ class TestAirflow(LocalAirflow):
         run_id = self.trigger(dag_id, conf=conf)
         return run_id, self.wait_run(dag_id, run_id, timeout)
 
+    def files(self) -> dict[Path, bytes]:
+        """Return the contents of all files in its home."""
+        found: dict[Path, bytes] = {}
+        for directory, _, names in os.walk(self.home):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):  # a temporary one of a process that goes on
+                    found[Path(directory, name)] = Path(directory, name).read_bytes()
+        return found
+
+    def wait_log(self, dag_id: str, run_id: str, task_id: str, *texts: str) -> None:
+        """Wait until the log of a task has these: its last lines may come after the state of the task."""
+
+        def look() -> bool:
+            log = self.task_log(dag_id, run_id, task_id)
+            return all(text in log for text in texts)
+
+        self.wait_until(look, 400, f"{texts} in the log", dag_id, run_id)
+
     @contextlib.contextmanager
     def halted(self, timeout: float = 400.0) -> Iterator[None]:
         """Suspend all processes of this Airflow while none of them locks the database.

@@ -106,7 +106,7 @@ class Stage:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         request = urllib.request.Request(self.url + path, content, named, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
                 return Answer(answer.status, dict(answer.headers), answer.read())
         except urllib.error.HTTPError as error:
             with error:
@@ -167,6 +167,7 @@ def open_browser(profile: Path, airflow: TestAirflow) -> Iterator[Chrome]:
     ):
         options.add_argument(argument)
     browser = webdriver.Chrome(options=options, service=Service(driver))
+    browser.set_script_timeout(TIMEOUT_SECONDS)
     try:
         passwords = json.loads((airflow.home / "simple_auth_manager_passwords.json.generated").read_text())
         browser.get(airflow.url)
@@ -231,7 +232,7 @@ def open_page(browser: Chrome, address: str) -> None:
 
 def copy_renders(stage: Stage) -> None:
     """Write a run of the demo Dag with a thousand renders, copies of the one there is."""
-    with contextlib.closing(sqlite3.connect(stage.airflow.database.path, timeout=30)) as connection:
+    with contextlib.closing(sqlite3.connect(stage.airflow.database.path, timeout=120)) as connection:
         connection.row_factory = sqlite3.Row
         run = stage.runs[DAG]
         (source,) = connection.execute("SELECT * FROM dag_run WHERE run_id = ? AND dag_id = ?", (run, DAG))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -20,6 +21,9 @@ import pytest
 from airflow_provider_seedance.testing import SeedanceEmulator
 
 ROOT = Path(__file__).parents[2]
+
+#: Seconds for anything that must happen: only a test that fails waits that long.
+TIMEOUT_SECONDS = 480.0
 
 
 @pytest.fixture
@@ -53,12 +57,12 @@ def start(
     )
 
 
-def finish(process: subprocess.Popen[str], timeout: float = 180) -> tuple[int, str]:
+def finish(process: subprocess.Popen[str], timeout: float = TIMEOUT_SECONDS) -> tuple[int, str]:
     output, _ = process.communicate(timeout=timeout)
     return process.returncode, output
 
 
-def until(look: Callable[[], bool], process: subprocess.Popen[str], timeout: float = 120) -> None:
+def until(look: Callable[[], bool], process: subprocess.Popen[str], timeout: float = TIMEOUT_SECONDS) -> None:
     deadline = time.monotonic() + timeout
     while not look():
         assert process.poll() is None, process.communicate()[0]
@@ -79,7 +83,7 @@ def test_render_from_prompt_to_file(service: SeedanceEmulator, tmp_path: Path) -
     """Standard output is the result, and nothing else."""
     line = ("A kite", "-o", "kite.mp4", "--duration", "4", "--output", "json")
     process = render(service, tmp_path, *line, stderr=subprocess.PIPE)
-    output, said = process.communicate(timeout=180)
+    output, said = process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 0, said
     result = json.loads(output)
     assert result["credits"] == 14
@@ -109,7 +113,7 @@ def test_render_interrupted_after_paying_can_be_fetched(service: SeedanceEmulato
     assert "kite.mp4: " in output
     assert (tmp_path / "kite.mp4").stat().st_size > 1000
     process = render(service, tmp_path, *again, stderr=subprocess.PIPE)
-    output, said = process.communicate(timeout=180)
+    output, said = process.communicate(timeout=TIMEOUT_SECONDS)
     assert (process.returncode, output) == (1, "")
     assert "kite.mp4 exists" in said
     assert len(service.ledger.posts()) == 1
@@ -149,14 +153,14 @@ def test_demo_ends_with_a_playable_video_its_price_and_the_kept_airflow(tmp_path
     address = re.search(r"still running: (http://\S+)", "".join(lines))
     assert address is not None, "".join(lines)
     assert lines[-1] == f"Renders: {address[1]}/plugin/seedance-run\n"
-    with urllib.request.urlopen(address[1], timeout=30) as page:
+    with urllib.request.urlopen(address[1], timeout=TIMEOUT_SECONDS) as page:
         assert page.status == 200
     children = _airflow_below(process.pid)
     process.send_signal(signal.SIGINT)
     code, rest = finish(process)
     output = "".join(lines) + rest
     assert code == 0, output
-    _, alive = psutil.wait_procs(children, timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=TIMEOUT_SECONDS)
     assert alive == []
     path = re.search(r"^Video: +(\S+\.mp4)$", output, re.MULTILINE)
     assert path is not None, output
@@ -174,7 +178,7 @@ def test_demo_interrupted_leaves_no_process(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     code, output = finish(process)
     assert code == 130, output
-    _, alive = psutil.wait_procs(children, timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=TIMEOUT_SECONDS)
     assert alive == []
 
 
@@ -209,8 +213,10 @@ def test_emulator_command_serves_and_stops(tmp_path: Path) -> None:
 
 
 def _airflow_below(pid: int) -> list[psutil.Process]:
-    try:
-        children = psutil.Process(pid).children(recursive=True)
-        return [child for child in children if "airflow" in " ".join(child.cmdline())]
-    except psutil.NoSuchProcess:
-        return []
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # one that has just ended
+                if "airflow" in " ".join(child.cmdline()):
+                    found.append(child)
+    return found

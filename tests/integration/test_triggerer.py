@@ -20,7 +20,7 @@ COUNT = 240
 ENDED = 30
 
 #: Seconds for anything that must happen: only a test that fails waits that long.
-TIMEOUT_SECONDS = 180.0
+TIMEOUT_SECONDS = 480.0
 
 
 @pytest.fixture

@@ -173,7 +173,7 @@ def test_tasks_that_submit_at_the_same_moment_pay_once(any_ledger: Any) -> None:
 def test_workers_that_submit_at_the_same_moment_pay_once(
     services: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    set_submission_timing(monkeypatch, reuse_backoff=(0.05,) * 200)
+    set_submission_timing(monkeypatch, reuse_backoff=(0.05,) * 5000)
     open_store(make_context(None)).load()
     with ThreadPoolExecutor(4) as threads:
         results = list(threads.map(lambda number: Task(number).run(), range(4)))

@@ -64,13 +64,13 @@ class Api:
     def healthy(self) -> bool:
         """Return whether the server responds."""
         try:
-            self._send("GET", "/api/v2/version", timeout=2)
+            self._send("GET", "/api/v2/version", timeout=10)
         except (ApiError, OSError):
             return False
         return True
 
     def _send(
-        self, method: str, path: str, body: Any = None, token: str | None = None, timeout: float = 30.0
+        self, method: str, path: str, body: Any = None, token: str | None = None, timeout: float = 180.0
     ) -> Any:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json", "Accept": "application/json"}

@@ -60,7 +60,7 @@ class Database:
         """Return the rows of any query as dictionaries."""
         # as_uri() escapes the characters of a path that a URI does not allow.
         uri = f"{self.path.absolute().as_uri()}?mode=ro"
-        with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=30)) as connection:
+        with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=120)) as connection:
             connection.row_factory = sqlite3.Row
             return [dict(row) for row in connection.execute(sql, parameters)]
 

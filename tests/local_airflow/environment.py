@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import random
 import secrets
 import socket
 from collections.abc import Mapping
@@ -21,10 +22,27 @@ _FOREIGN_NAMES = frozenset(
 
 
 def free_ports(count: int) -> list[int]:
-    """Return distinct free ports: all are bound at the same time."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [int(each.getsockname()[1]) for each in sockets]
+    """
+    Return free ports that no other process gets by chance until they are used, or while a server restarts.
+
+    They are below those that the system gives away, each process of the tests has a range of its own, and none is
+    returned twice.
+    """
+    found: list[int] = []
+    while len(found) < count:
+        port = _candidates.pop()
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            found.append(port)
+    return found
+
+
+def _own_ports() -> list[int]:
+    start = 20_000 + 1000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 10)
+    return random.sample(range(start, start + 1000), 1000)
+
+
+_candidates = _own_ports()
 
 
 def default_config(
@@ -57,7 +75,9 @@ def default_config(
         ("scheduler", "scheduler_idle_sleep_time"): "0.5",
         ("scheduler", "job_heartbeat_sec"): "1",
         ("scheduler", "scheduler_heartbeat_sec"): "1",
-        ("scheduler", "scheduler_health_check_threshold"): "30",
+        # There is one scheduler. A busy machine delays its heartbeat for a minute, and it must not take itself for dead,
+        # which resets its tasks.
+        ("scheduler", "scheduler_health_check_threshold"): "3600",
         ("scheduler", "orphaned_tasks_check_interval"): "5",
         # Timeout of a task whose supervisor is gone: low enough to test with, high enough that a busy
         # machine does not lose a supervisor that is merely slow.

@@ -115,7 +115,7 @@ class Installation:
         with self._lock:
             self._kill(self._components[component])
 
-    def cli(self, *arguments: str, timeout: float = 240.0) -> subprocess.CompletedProcess[str]:
+    def cli(self, *arguments: str, timeout: float = 480.0) -> subprocess.CompletedProcess[str]:
         """Run ``airflow …`` in this Airflow and return the completed process, also of a failure."""
         return subprocess.run(
             [sys.executable, "-m", "airflow", *arguments],

@@ -57,7 +57,7 @@ def send(pids: Iterable[int], sig: int) -> None:
             os.kill(pid, sig)
 
 
-def end_sessions(sessions: Iterable[int], timeout: float = 10.0) -> None:
+def end_sessions(sessions: Iterable[int], timeout: float = 60.0) -> None:
     """Send SIGKILL to all processes of the sessions, and wait for their end."""
     wanted = set(sessions)
     deadline = time.monotonic() + timeout

@@ -151,7 +151,7 @@ class LocalAirflow(Installation):
         return [replace(task, **names.get(task.ti_id, {})) for task in running]
 
     def task_process(
-        self, dag_id: str, run_id: str, task_id: str, map_index: int = -1, timeout: float = 90.0
+        self, dag_id: str, run_id: str, task_id: str, map_index: int = -1, timeout: float = 400.0
     ) -> TaskProcess:
         """Wait until a task instance is being executed and return its processes."""
         wanted = (dag_id, run_id, task_id, map_index)
@@ -177,7 +177,7 @@ class LocalAirflow(Installation):
         sig: int = signal.SIGKILL,
         *,
         supervisor: bool = False,
-        timeout: float = 90.0,
+        timeout: float = 400.0,
     ) -> TaskProcess:
         """Wait for the process that executes a task instance, and kill it.
 

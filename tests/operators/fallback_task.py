@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Self
@@ -62,12 +61,6 @@ def connect_to(monkeypatch: pytest.MonkeyPatch) -> ConnectTo:
     return make
 
 
-def closed_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
-
-
 class TwoConnections(Tries):
     """Two connections, each to an emulator of its own."""
 
@@ -95,7 +88,8 @@ class TwoConnections(Tries):
         emulator = self.at(conn_id)
         if outcome == "unreachable":
             connection = emulator.connection_json(API)
-            nowhere = connection.replace(emulator.url.rpartition(":")[2], str(closed_port()))
+            # No process gets port 9 by chance.
+            nowhere = connection.replace(emulator.url.rpartition(":")[2], "9")
             self.monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", nowhere)
         elif outcome == "unfit":
             self.connect_to(conn_id, "seedanceapi-v1")  # which takes no fps

@@ -93,7 +93,7 @@ def test_a_plan_that_is_used_up_is_waited_for_unless_too_long(task: Task, hours:
     message = f"You have exceeded the usage quota. It will reset at {reset_at:%Y-%m-%d %H:%M:%S %z} UTC."
     task.services.fault("refuse", status=429, code="AccountQuotaExceeded", message=message)
     if waits:
-        assert task.defer().trigger.not_before == pytest.approx(reset_at.timestamp(), abs=5)
+        assert task.defer().trigger.not_before == pytest.approx(reset_at.timestamp(), abs=300)
         assert isinstance(task.defer_again({"not_before": 1}).trigger, SeedanceGenerationTrigger)
     else:
         with pytest.raises(errors.SeedanceRateLimitError, match="will reset at"):
@@ -106,7 +106,7 @@ def test_synchronous_task_raises_a_long_rate_limit(task: Task) -> None:
     task.services.fault("rate_limit", retry_after=1800)
     with pytest.raises(errors.SeedanceRateLimitError) as caught:
         task.run(deferrable=False)
-    assert caught.value.retry_after == pytest.approx(1800, abs=30)
+    assert caught.value.retry_after == pytest.approx(1800, abs=300)
 
 
 @pytest.mark.parametrize("api", ["runbase"])

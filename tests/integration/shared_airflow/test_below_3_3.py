@@ -43,7 +43,7 @@ def test_a_render_is_delivered(airflow: TestAirflow, emulator: SeedanceEmulator,
     result = airflow.xcom(dag_id, run_id, "render")
     assert paid(emulator, dag_id) == [result["generation_id"]]
     assert result["urls"]
-    assert "no task state store" in airflow.task_log(dag_id, run_id, "render")
+    airflow.wait_log(dag_id, run_id, "render", "no task state store")
 
 
 @pytest.mark.parametrize("deferrable", [True, False])
@@ -55,9 +55,7 @@ def test_a_failed_render_is_final(airflow: TestAirflow, emulator: SeedanceEmulat
     assert state == "failed"
     assert airflow.task_instance(dag_id, run_id, "render")["try_number"] == 1
     (generation_id,) = paid(emulator, dag_id)
-    log = airflow.task_log(dag_id, run_id, "render")
-    assert generation_id in log
-    assert "it is not retried" in log
+    airflow.wait_log(dag_id, run_id, "render", generation_id, "it is not retried")
 
 
 def test_a_failed_render_is_rendered_again_with_resubmit(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from itertools import chain
 
-import pytest
-
 from .airflow_fixture import AirflowFixture, Task
 
 
@@ -29,7 +27,6 @@ def _arrive(boats: list[Task], *, ended: bool = False) -> None:
         boat.check_delivered(boat.generations[0])
 
 
-@pytest.mark.timeout(2700)  # three starts of components, on a busy machine
 def test_renders_outlive_triggerers_a_scheduler_and_all_workers(airflow: AirflowFixture) -> None:
     """Some arrive after each loss, the others wait on."""
     fleets = [_fleet(airflow) for _ in range(4)]
