@@ -20,6 +20,8 @@ from airflow_provider_seedance.batch.resume_state import Refusal, StopReason, ci
 from airflow_provider_seedance.submission.submission_result import HasGeneration, NotTaken, RetryLater
 from airflow_provider_seedance.submission.submitter import FallbackSubmission
 
+_STOPPED = "The task was stopped, so that no more requests were submitted."
+
 
 @dataclass(kw_only=True)
 class BatchSubmitter:
@@ -28,11 +30,13 @@ class BatchSubmitter:
 
     :param max_in_flight: Maximum number of generations that are submitted and have not ended.
     :param refusals: Refusals of the connections that have accepted nothing since, by their ids.
+    :param stopped: Whether the worker is being stopped, so that nothing more is submitted.
     """
 
     batch: Batch
     max_in_flight: int
     refusals: dict[str, Refusal]
+    stopped: Callable[[], bool] = lambda: False
     #: Connection at which the triggerer has granted a submission.
     granted: str | None = None
     #: The latest errors of items at each connection, as long as they are of one class.
@@ -59,6 +63,8 @@ class BatchSubmitter:
         for item in sorted(batch.of(Phase.WAITING), key=batch.needs_lookup, reverse=True):
             if in_flight >= self.max_in_flight:
                 return StopReason(kind="full")
+            if self.stopped() and not batch.needs_lookup(item):
+                return StopReason(kind="fatal", error=errors.SeedanceServerError(_STOPPED))
             if stop := self._submit_one(item):
                 stops.append(stop)
                 if self._is_last(stop):

@@ -126,6 +126,7 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
         self.reuse = reuse
         #: Cancels the generations that this worker waits for, unless another try continues with them.
         self.cancel_abandoned: Callable[[], None] | None = None
+        #: Whether Airflow has called :meth:`on_kill`; the worker may go on for a minute.
         self.killed = False
         self.set_retry_policy()
         self.validate_arguments()
@@ -170,16 +171,19 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
         return lineage.of_generations(self.delivered)
 
     def on_kill(self) -> None:
-        """Cancel abandoned generations when the worker is stopped; those that it submits at this moment, soon after."""
+        """Cancel abandoned generations when the worker is stopped."""
         self.killed = True
         if self.cancel_on_kill and self.cancel_abandoned is not None:
             # The signal may have interrupted a call to the supervisor, which still holds its lock.
             thread = threading.Thread(target=self.cancel_abandoned, daemon=True)
             thread.start()
             thread.join(KILL_TIMEOUT_SECONDS)
+            if thread.is_alive():
+                text = "Not all generations could be cancelled in %.0f s; the others may go on and be billed."
+                self.log.warning(text, KILL_TIMEOUT_SECONDS)
 
-    def cancel_when_killed(self, run: Any, billed_to: Mapping[Any, Sequence[str]]) -> None:
-        """Let :meth:`on_kill` cancel these generations; now, if the worker was stopped before: it is called once."""
+    def cancel_when_killed(self, run: Any, billed_to: Mapping[str, Sequence[str]]) -> None:
+        """Register generations for :meth:`on_kill`, or cancel them now if Airflow has called it already: it does so once."""
         media = self.request_class.media
         self.cancel_abandoned = lambda: run.hooks.cancel(run.context["ti"], billed_to, media, run.log)
         if self.killed:

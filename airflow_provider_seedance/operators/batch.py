@@ -105,6 +105,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceVideoArguments):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Submit as many items as may be in flight, and wait for them in the triggerer or here."""
+        self.killed, self.cancel_abandoned = False, None  # a retry of `dag.test` has the same operator
         with reported_error(context):
             return self._run(context).run()
 

@@ -154,9 +154,8 @@ class BatchRun:
                 raise_with_paid_ids(error, self.records.records().values())
             if self.options.dry_run:
                 estimate = estimate_items(self._settings, items)
-                self.log.info(
-                    "dry_run: nothing was sent. By the published prices it would cost\n%s", estimate.table()
-                )
+                text = "dry_run: nothing was sent. By the published prices it would cost\n%s"
+                self.log.info(text, estimate.table())
                 return results.estimate_result(items, estimate)
             if carried is None:
                 warn_of_discarded_records(self.records, self.context["ti"], self.operator.retries)
@@ -170,6 +169,7 @@ class BatchRun:
                 batch=batch,
                 max_in_flight=self._max_in_flight,
                 refusals=dict(state.refusals),
+                stopped=lambda: self.operator.killed,
                 granted=state.awaited if waited.submission_granted else None,
             )
             batch.load_records()

@@ -29,6 +29,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Submit the request or re-attach to its generation, and wait in the triggerer or here."""
+        self.killed, self.cancel_abandoned = False, None  # a retry of `dag.test` has the same operator
         with reported_error(context):
             return self._run(context).submit()
 

@@ -151,15 +151,19 @@ class GenerationWait:
 
     def _wait_here(self, generation: Generation, record: Record) -> dict[str, Any]:
         operator, conn_id = self.operator, paid_conn_id(self, record)
-        generation_id, defaults = generation.generation_id, record.result_defaults
-        more: dict[str, Any] = {"estimated_wait": generation.estimated_wait}
-        more["durations"] = _durations(self, conn_id, defaults, _submitted_at(record), **more)
-        more["poll_interval"] = operator.poll_interval
+        generation_id, known = generation.generation_id, {"estimated_wait": generation.estimated_wait}
+        durations = _durations(self, conn_id, record.result_defaults, _submitted_at(record), **known)
         try:
             if not record.reused_from:
                 operator.cancel_when_killed(self, {conn_id: [generation_id]})
             end = self.hooks.of(conn_id).wait_for_end(
-                generation_id, operator.timeout, media=self.media, result_defaults=defaults, **more
+                generation_id,
+                operator.timeout,
+                media=self.media,
+                poll_interval=operator.poll_interval,
+                result_defaults=record.result_defaults,
+                durations=durations,
+                **known,
             )
         except errors.SeedanceNotFoundError:
             if record.reused_from:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
@@ -43,7 +44,7 @@ class Hooks:
                 )
         return self.all[0]
 
-    def cancel(self, ti: Any, billed_to: Mapping[Any, Sequence[str]], media: Media, log: Any) -> None:
+    def cancel(self, ti: Any, billed_to: Mapping[str, Sequence[str]], media: Media, log: Any) -> None:
         """Cancel the generations of the connections, unless another try continues."""
         for conn_id, ids in billed_to.items():
-            cancel_abandoned(self.of(conn_id), ti, ids, media, log)
+            cancel_abandoned(partial(self.of, conn_id), ti, ids, media, log)

@@ -61,7 +61,7 @@ def is_abandoned(state: str | None) -> bool:
 
 
 def cancel_abandoned(
-    hook: SeedanceHook, ti: Any, generation_ids: Sequence[str], media: Media, log: Any
+    get_hook: Callable[[], SeedanceHook], ti: Any, generation_ids: Sequence[str], media: Media, log: Any
 ) -> None:
     """Cancel the generations of a worker that is stopped, unless another try continues; never raises."""
     what = generation_ids[0] if len(generation_ids) == 1 else f"any of {len(generation_ids)}"
@@ -70,6 +70,7 @@ def cancel_abandoned(
         if not is_abandoned(state):
             log.info("The task is %s: generation %s is not cancelled, it goes on and is billed.", state, what)
             return
+        hook = get_hook()
         for generation_id in generation_ids:
             log.info("%s", hook.cancel(generation_id, media).reason)
     except Exception as error:

@@ -117,7 +117,9 @@ def test_list(ledger: None, command: Command) -> None:
     assert uncertain["generation_id"] is None
     assert len(command("list", "--text", "QUARTZ", "--dag", "dag", "--since", "1h", "--output", "json")) == 4
     assert command("list", "--text", "%", "--output", "json") == []
-    assert "cgt-20260102030405-00001" in command("list", "--run", "run")
+    table = command("list", "--run", "run")
+    assert "cgt-20260102030405-00001" in table
+    assert "map_index  loop_index" in table
 
 
 def test_resolve(ledger: None, command: Command) -> None:

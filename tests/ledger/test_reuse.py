@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from helpers import set_submission_timing
@@ -21,6 +22,7 @@ from airflow_provider_seedance.ledger import open_store, reusable, stored_copy
 from airflow_provider_seedance.ledger.account import Filter
 from airflow_provider_seedance.ledger.configuration import default_timezone
 from airflow_provider_seedance.ledger.spending import spend
+from airflow_provider_seedance.operators.base import SeedanceOperator
 from airflow_provider_seedance.operators.seedance import SeedreamGenerateImageOperator
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.submission import records as rec
@@ -120,6 +122,24 @@ def test_a_render_in_flight_is_waited_for(services: SeedanceEmulator) -> None:
     assert (got["generation_id"], got["credits"], paid["credits"]) == (paid["generation_id"], 0, 28)
     assert posts(services) == 1
     assert total() == (28, 0)
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_a_kill_cancels_nothing_that_another_task_has_paid_for(
+    services: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch, deferrable: bool
+) -> None:
+    registered = Mock()
+    monkeypatch.setattr(SeedanceOperator, "cancel_when_killed", registered)
+    monkeypatch.setattr(SeedanceHook, "wait_for_end", Mock(side_effect=KeyboardInterrupt))
+    services.hold()
+    Task(1).defer()
+    registered.assert_called_once()
+    if deferrable:
+        Task(2).defer()
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            Task(2, deferrable=False).run()
+    registered.assert_called_once()
 
 
 @pytest.mark.parametrize("payer_first", [True, False])

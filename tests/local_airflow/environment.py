@@ -25,7 +25,7 @@ def free_ports(count: int) -> list[int]:
     """
     Return free ports that no other process gets by chance until they are used, or while a server restarts.
 
-    They are below those that the system gives away, each process of the tests has a range of its own, and none is
+    They are below those that the system gives away, each worker of the tests has a range of its own, and none is
     returned twice.
     """
     found: list[int] = []

@@ -133,6 +133,40 @@ def test_a_store_is_read_once_per_group(batch: Batch, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("api", ["ark"])
+@pytest.mark.parametrize(("state", "cancelled"), [("failed", True), ("restarting", False)])
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_a_batch_whose_worker_is_stopped_submits_nothing_more(
+    batch: Batch, state: str, cancelled: bool, deferrable: bool
+) -> None:
+    """Airflow calls on_kill once, and lets the worker go on for a minute."""
+    batch.services.hold()
+    batch.prepare([*"abcd"], deferrable=deferrable)
+    batch.ti.state = state
+
+    def kill(_: str) -> None:
+        if batch.paid and not batch.op.killed:
+            batch.op.on_kill()
+            if not cancelled:
+                batch.services.release()
+
+    batch.store.before = kill
+    if deferrable:
+        batch.defer()
+    else:
+        with pytest.raises(errors.SeedanceError, match="The task was stopped") as caught:
+            batch.op.execute(batch.context)
+        assert caught.value.retry_helps
+    assert batch.paid == ["a"]
+    assert len(batch.services.ledger.deletions) == cancelled
+    batch.store.before = lambda _: None
+    batch.services.release()
+    batch.prepare([*"abcd"])
+    result = batch.clear() if cancelled else batch.retry()  # a person clears what a person has ended
+    assert keys(result["succeeded"]) == ["0", "1", "2", "3"]
+    assert sorted(batch.paid) == ["a", *"a" * cancelled, "b", "c", "d"]
+
+
+@pytest.mark.parametrize("api", ["ark"])
 def test_deferral_contains_no_secret(batch: Batch) -> None:
     batch.services.hold()
     deferred = batch.defer(

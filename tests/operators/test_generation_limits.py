@@ -11,7 +11,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowTaskTimeout, TaskDeferred
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 from airflow.sdk.bases.operator import TriggerFailureReason
 from support import Log, TaskInstance, make_context
 
@@ -228,27 +228,48 @@ def test_on_kill_cancels_abandoned_generations_only(
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-@pytest.mark.parametrize("moment", ["record", "id"])
-def test_on_kill_between_the_submission_and_the_wait_cancels_too(
-    task: Task, deferrable: bool, moment: str
+@pytest.mark.parametrize(
+    ("moment", "state", "allowed", "cancelled"),
+    [
+        ("record", "failed", True, True),
+        ("id", "failed", True, True),
+        ("record", "failed", False, False),
+        ("record", "restarting", True, False),
+        ("id", None, True, False),
+    ],
+)
+def test_on_kill_between_the_submission_and_the_wait(
+    task: Task, deferrable: bool, moment: str, state: str | None, allowed: bool, cancelled: bool
 ) -> None:
     """Airflow calls it once, and lets the task go on for a minute."""
-    task.prepare(deferrable=deferrable, poll_interval=0.01, timeout=20)
-    task.ti.state, push = "failed", task.ti.xcom_push
+    task.prepare(deferrable=deferrable, poll_interval=0.01, cancel_on_kill=allowed)
+    task.ti.state = state
+
+    def kill(*_: Any, **__: Any) -> None:
+        if task.submitted and not task.op.killed:
+            task.op.on_kill()
+            if not cancelled:
+                task.services.release()
+
     if moment == "record":
-        task.store.before = lambda what: task.op.on_kill() if task.submitted and not task.op.killed else None
+        task.store.before = kill
     else:
-        task.ti.xcom_push = lambda key, value: (push(key, value), task.op.on_kill())
-    with pytest.raises((errors.SeedanceGenerationCancelledError, TaskDeferred)):
-        task.run()
+        task.ti.xcom_push = kill
+    if deferrable:
+        task.defer()
+    elif cancelled:
+        with pytest.raises(errors.SeedanceGenerationCancelledError):
+            task.run()
+    else:
+        assert task.run()["status"] == "succeeded"
     assert task.op.killed
-    assert [deletion.effect for deletion in task.services.ledger.deletions] == ["cancelled"]
+    assert [deletion.effect for deletion in task.services.ledger.deletions] == ["cancelled"] * cancelled
 
 
 def test_on_kill_never_raises(task: Task, log: Log) -> None:
     task.prepare(deferrable=False)
     task.op.on_kill()
     run = SimpleNamespace(hooks=Hooks("seedance_default"), context={"ti": object()}, log=task.op.log)
-    task.op.cancel_when_killed(run, {None: ["some-id"]})
+    task.op.cancel_when_killed(run, {"seedance_default": ["some-id"]})
     assert task.services.ledger.requests == []
     assert "was not cancelled, it goes on and is billed" in log.lines[-1]

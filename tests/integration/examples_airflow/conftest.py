@@ -29,9 +29,10 @@ def examples(
     (dags / "two_users.py").write_text(AUTH_MANAGER)
     # Nothing is polled while a busy machine takes a minute to resume a task that was called back.
     calling = dags / "example_seedance_callbacks.py"
-    calling.write_text(
-        calling.read_text().replace("use_callback=True", "use_callback=True, poll_interval=86400")
-    )
+    polled = calling.read_text()
+    unpolled = polled.replace("use_callback=True", "use_callback=True, poll_interval=86400")
+    assert unpolled != polled
+    calling.write_text(unpolled)
     made = TestAirflow(
         home=home / "airflow",
         dags_folder=dags,
