@@ -156,7 +156,7 @@ class MediaServer:
         if reply.reset:
             reset(handler.connection)
             handler.connection.close()
-        handler.close_connection = reply.cut is not None
+        handler.close_connection |= reply.cut is not None  # else as its own header has said
 
 
 def _reply(
