@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import getpass
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from local_airflow.environment import free_ports
 
 _START_SECONDS = 60.0
 
@@ -23,8 +24,7 @@ def missing() -> str | None:
 @contextmanager
 def running(directory: Path) -> Iterator[str]:
     """Run a server with its files in a directory; yields the address of a database, without the name of the driver."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     where = ["--no-defaults", f"--user={getpass.getuser()}", f"--datadir={directory / 'data'}"]
     install = ["mariadb-install-db", *where, "--auth-root-authentication-method=normal"]
     subprocess.run(install, check=True, capture_output=True)

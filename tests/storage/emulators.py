@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from local_airflow.environment import free_ports
 from s3_store import s3_filesystem, s3_server
 
 #: Name and key of the account that Azurite has, which its documentation publishes.
@@ -98,7 +99,8 @@ def google_store() -> Iterator[Store]:
     emulator = pytest.importorskip(
         "gcp_storage_emulator.server", reason="there is no emulator: pip install gcp-storage-emulator"
     )
-    server = emulator.create_server("127.0.0.1", port := _free_port(), in_memory=True)
+    (port,) = free_ports(1)
+    server = emulator.create_server("127.0.0.1", port, in_memory=True)
     server.start()
     try:
         with counted(port) as proxy:
@@ -125,7 +127,7 @@ def azure_store() -> Iterator[Store]:
     if program is None:
         pytest.skip("azurite-blob is not on the search path: npm install azurite")
     home = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-    port = _free_port()
+    (port,) = free_ports(1)
     options = ["--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--silent"]
     process = subprocess.Popen(
         [program, *options, "--blobHost", "127.0.0.1", "--blobPort", str(port)],
@@ -151,12 +153,6 @@ def azure_store() -> Iterator[Store]:
         process.kill()
         process.wait()
         home.cleanup()
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def _wait_for(port: int) -> None:
